@@ -1,0 +1,184 @@
+"""Bad configuration stops before anything runs, with a line that says what to change."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tmcir_lite import config
+from tmcir_lite.config import load_config, pick_device, start_run
+from tmcir_lite.files import ROOT, InputError
+
+
+def lite(**changes):
+    """The lite profile as plain values, top-level keys replaced by `changes`."""
+    return yaml.safe_load((config.PROFILES / "lite.yaml").read_text()) | changes
+
+
+def profile(folder, values):
+    path = folder / "mine.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+def message(*arguments):
+    with pytest.raises(InputError) as caught:
+        load_config(*arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", config.PROFILES.glob("*.yaml"), ids=lambda path: path.stem)
+def test_every_shipped_profile_loads_and_loses_nothing(path):
+    assert load_config(path.stem).model_dump() == yaml.safe_load(path.read_text())
+
+
+def test_a_profile_is_a_name_or_a_path(tmp_path):
+    assert load_config(profile(tmp_path, lite(name="other"))).name == "other"
+    assert load_config("notebooks/params/lite.yaml") == load_config("lite")
+
+
+def test_overrides_win_the_last_one_too():
+    cfg = load_config("lite", ["iacma.epochs=2", "iacma.epochs=5", "data.categories=[dress]", "garments=null"])
+    assert (cfg.iacma.epochs, cfg.data.categories, cfg.garments) == (5, ["dress"], None)
+
+
+def test_an_int_may_stand_for_a_float():
+    assert load_config("lite", ["iacma.weight_decay=1"]).iacma.weight_decay == 1.0
+
+
+def test_a_loaded_configuration_does_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        load_config("lite").iacma.epochs = 2
+
+
+def test_run_dir_does_not_depend_on_the_callers_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("lite").run_dir == ROOT / "runs" / "lite"
+
+
+def test_unknown_profile_lists_the_known_ones():
+    assert re.search("'light': unknown; known: .*lite", message("light"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("iacma.epoch=2", ["iacma.epoch", "unknown key", "did you mean iacma.epochs"]),
+        ("iacma.nonsense=2", ["iacma.nonsense", "known: epochs, batch"]),
+        ("garments.sed=2", ["garments.sed", "did you mean garments.seed"]),
+        ("nonsense.deep=2", ["nonsense", "unknown key"]),
+        ("data.also_evaluate=[{layout: cirr, root: x, roots: y}]", ["data.also_evaluate.0.roots", "root?"]),
+        ("iacma.lr=1e-5", ["iacma.lr", "'1e-5'", "write 1.0e-5"]),
+        ("iacma.lr='2.5e3'", ["write 2.5e+3"]),
+        ("iacma.lr=fast", ["iacma.lr", "'fast' (str)", "number"]),
+        ("iacma.lr=.nan", ["iacma.lr", "finite"]),
+        ("iacma.epochs=2.0", ["iacma.epochs", "2.0 (float)", "integer"]),
+        ("iacma.epochs=true", ["iacma.epochs", "True (bool)", "integer"]),
+        ("iacma.epochs=0", ["iacma.epochs", "0", "greater than or equal to 1"]),
+        ("iacma.batch=1", ["iacma.batch", "greater than or equal to 2"]),
+        ("data.heldout=1.5", ["data.heldout", "less than 1"]),
+        ("data.skip_missing=1", ["data.skip_missing", "1 (int)", "boolean"]),
+        ("data.categories=dress", ["data.categories", "'dress' (str)", "list"]),
+        ("atf.pool=max", ["atf.pool", "'max'", "'attention' or 'mean'"]),
+        ("atf.threshold=-0.1", ["atf.threshold", "-0.1 is no quantile"]),
+        ("name=../elsewhere", ["name", "'../elsewhere'", "letters"]),
+        ("garments=3", ["garments", "3", "section"]),
+        ("seed=null", ["seed", "None", "integer"]),
+        ("seed.x=1", ["seed is 0", "not a section"]),
+        ("seed", ["section.key=value"]),
+        (".seed=1", ["section.key=value"]),
+        ("seed=[1", ["'[1'", "not a YAML value"]),
+    ],
+)
+def test_a_bad_override_is_one_line_that_names_it(override, words):
+    said = message("lite", [override])
+    assert repr(override) in said
+    assert "\n" not in said
+    for word in words:
+        assert word in said
+
+
+def test_several_problems_are_several_lines(tmp_path):
+    values = lite(seed="zero")
+    del values["editor"]["steps"]
+    path = profile(tmp_path, values)
+    lines = message(path, ["iacma.epochs=none"]).splitlines()
+    assert len(lines) == 3
+    assert any(line.startswith(f"{path}: editor.steps: missing") for line in lines)
+    assert any(line.startswith(f"{path}: seed: 'zero' (str)") for line in lines)
+    assert any(line.startswith("override 'iacma.epochs=none': iacma.epochs: 'none' (str)") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\nseed: [1, 2\n", "line 3"),
+        ("name: a\n\tseed: 0\n", "line 2"),
+        ("name: a\nseed: 0\nseed: 1\n", "line 3: not valid YAML: key 'seed' stands twice"),
+        ("", "no `key: value` lines"),
+        ("- a\n- b\n", "no `key: value` lines"),
+    ],
+)
+def test_unreadable_yaml_names_file_and_line(tmp_path, text, words):
+    path = profile(tmp_path, text)
+    assert message(path).startswith(str(path))
+    assert words in message(path)
+
+
+def test_absent_and_binary_files(tmp_path):
+    assert "no such file" in message(tmp_path / "none.yaml")
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "not readable as YAML" in message(tmp_path / "mine.yaml")
+
+
+@given(st.floats(min_value=1e-30, max_value=1e30, allow_nan=False))
+def test_the_number_it_says_to_write_is_the_number_meant(number):
+    said = message("lite", [f"iacma.lr='{number!r}'"])
+    assert yaml.safe_load(said.rpartition("write ")[2]) == number
+
+
+def test_start_run_writes_what_a_result_has_to_name(tmp_path):
+    cfg = load_config("lite", [f"runs={tmp_path}", "device=cpu", "seed=7"])
+    folder = start_run(cfg)
+    assert folder == tmp_path / "lite"
+    assert load_config(folder / "config.yaml") == cfg
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"].keys() == set(config.PACKAGES)
+    assert environment["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert (environment["device"], environment["seed"]) == ("cpu", 7)
+    assert environment.keys() >= {"python", "platform", "cpu_count", "commit", "dirty", "time"}
+
+
+def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
+    runs = f"runs={tmp_path}"
+    start_run(load_config("lite", [runs]))
+    start_run(load_config("lite", [runs]))
+    with pytest.raises(InputError, match=r"iacma.epochs \(3 there, 9 now\); choose another name= or remove") as caught:
+        start_run(load_config("lite", [runs, "iacma.epochs=9"]))
+    assert "atf" not in str(caught.value)
+    assert load_config(tmp_path / "lite" / "config.yaml").iacma.epochs == 3
+    start_run(load_config("lite", [runs, "iacma.epochs=9", "name=longer"]))
+
+
+def test_outside_a_git_checkout_the_commit_is_null(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    environment = config.environment(load_config("lite", ["device=cpu"]))
+    assert (environment["commit"], environment["dirty"]) == (None, None)
+
+
+def test_pick_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="cuda.*write auto or cpu"):
+        pick_device("cuda")
+    with pytest.raises(InputError, match="'tpu'"):
+        pick_device("tpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("cuda")

@@ -1,0 +1,382 @@
+"""One strict, typed configuration: a YAML profile plus overrides, checked in full before anything runs.
+
+`notebooks/params/lite.yaml` explains every key. Nothing has a default here, so the profile is the whole truth.
+"""
+
+import difflib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from tmcir_lite.files import ROOT, InputError, resolve, write_json, write_text
+
+PROFILES = ROOT / "notebooks" / "params"
+PACKAGES = ("torch", "open_clip_torch", "diffusers", "transformers", "accelerate")
+
+Seed = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+ContrastiveBatch = Annotated[int, Field(ge=2)]  # a batch of one has no negatives
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+Layout = Literal["fashioniq", "cirr"]
+CaptionJoin = Literal["and", "random", "reversed", "first"]
+ProtocolName = Literal["original", "original-masked", "val-union", "cirr"]
+
+
+class Section(BaseModel):
+    """No unknown keys, no conversion of types (an int may stand for a float), no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Garments(Section):
+    """How the built-in dataset is drawn."""
+
+    root: Text
+    seed: Seed
+    train: Count
+    val: Count
+    gallery: Count
+    cirr_train: Count
+    cirr_val: Count
+    nuisance_drift: Share
+    unasked_change: Share
+
+
+class EvaluationSet(Section):
+    """One more dataset whose val split is measured."""
+
+    layout: Layout
+    root: Text
+
+
+class Data(Section):
+    """The dataset trained and evaluated on."""
+
+    layout: Layout
+    root: Text
+    categories: Annotated[list[Text], Field(min_length=1)] | None
+    train_captions: CaptionJoin
+    val_captions: CaptionJoin
+    heldout: OpenShare
+    skip_missing: bool
+    also_evaluate: list[EvaluationSet]
+
+
+class Backbone(Section):
+    """The open_clip model and its preprocessing."""
+
+    name: Text
+    pretrained: Text | None
+    target_pad: Annotated[float, Field(ge=1)]
+
+
+class Editor(Section):
+    """The diffusion model that draws pseudo-targets, and its sampling."""
+
+    model: Text
+    revision: Text | None
+    start: Literal["noise", "reference"]
+    start_noise: Share
+    steps: Count
+    guidance: NonNegative
+    image_guidance: NonNegative
+    batch: Count
+    limit: Count | None
+
+
+class Training(Section):
+    """What both stages of training share."""
+
+    epochs: Count
+    batch: ContrastiveBatch
+    lr: Positive
+    weight_decay: NonNegative
+    warmup: Share
+
+
+class Iacma(Training):
+    """Stage 1: the encoders on (pseudo-target image, text) pairs."""
+
+    symmetric: bool
+    images: Literal["pseudo", "real"]
+
+
+class Atf(Training):
+    """Stage 2: adaptive token fusion."""
+
+    fusion_lr: Positive
+    threshold_is: Literal["quantile", "absolute"]
+    threshold: float
+    pool: Literal["attention", "mean"]
+    positions: bool
+    residual: bool
+
+    @field_validator("threshold")  # declared after `threshold_is`, so that it is known here
+    @classmethod
+    def _quantile_is_not_negative(cls, value: float, info: ValidationInfo) -> float:
+        if value < 0 and info.data.get("threshold_is") == "quantile":
+            raise ValueError(f"{value} is no quantile: expected 0 to 1, or above 1 to merge nothing")
+        return value
+
+
+class Evaluation(Section):
+    """What is measured on the val split."""
+
+    protocols: Annotated[list[ProtocolName], Field(min_length=1)]
+    recall_at: Annotated[list[Count], Field(min_length=1)]
+    chunk: Count
+
+
+class Config(Section):
+    """A whole run. Sections and keys are those of `notebooks/params/lite.yaml`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    runs: Text
+    garments: Garments | None
+    data: Data
+    backbone: Backbone
+    editor: Editor
+    iacma: Iacma
+    atf: Atf
+    evaluation: Evaluation
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder in which this run leaves everything."""
+        return resolve(self.runs) / self.name
+
+
+def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a profile, applies overrides, checks everything.
+
+    Args:
+        profile: a name in `notebooks/params` ("lite"), or the path of a YAML file (ending in .yaml or .yml).
+        overrides: "section.key=value" strings; the value is read as YAML; a later one wins.
+
+    Raises:
+        InputError: unknown profile, unreadable YAML, unknown or missing key, wrong type, value out of range.
+            One line a problem, each with the key's full dotted name.
+    """
+    path = _profile_path(profile)
+    values = _read_yaml(path)
+    sources = {}
+    for override in overrides:
+        sources[_apply(values, override)] = f"override {override!r}"
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False):
+            key = _dotted(problem["loc"])
+            source = next((text for name, text in sources.items() if _overlap(key, name)), path)
+            lines.append(f"{source}: {key}: {_explain(problem)}")
+        raise InputError("\n".join(lines)) from None
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `device:` names; "auto" takes cuda, else mps, else cpu.
+
+    Raises:
+        InputError: the name is unknown, or this machine has no such device.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if name not in available:
+        raise InputError(f"device: {name!r}: expected auto, cpu, cuda or mps")
+    if not available[name]:
+        raise InputError(f"device: {name}: this machine has none that PyTorch can use; write auto or cpu")
+    return torch.device(name)
+
+
+def start_run(cfg: Config) -> Path:
+    """Makes the run's folder with `config.yaml` and `environment.json`; returns the folder.
+
+    Starting again with the same configuration is how a run goes on; `environment.json` then tells the latest start.
+
+    Raises:
+        InputError: the folder holds a run with another configuration.
+    """
+    path = cfg.run_dir / "config.yaml"
+    if path.exists():
+        there, now = _flatten(_read_yaml(path)), _flatten(cfg.model_dump())
+        differing = [
+            f"{key} ({there.get(key, 'absent')} there, {now.get(key, 'absent')} now)"
+            for key in {**there, **now}
+            if (key in there) != (key in now) or there.get(key) != now.get(key)
+        ]
+        if differing:
+            raise InputError(
+                f"{path}: this run was started with another configuration: {', '.join(differing)};"
+                f" choose another name= or remove {cfg.run_dir}"
+            )
+    else:
+        write_text(path, yaml.safe_dump(cfg.model_dump(), sort_keys=False))
+    write_json(cfg.run_dir / "environment.json", environment(cfg))
+    return cfg.run_dir
+
+
+def environment(cfg: Config) -> dict[str, Any]:
+    """What a result has to name beside its configuration: versions, machine, commit, seed, time (UTC)."""
+    device = pick_device(cfg.device)
+    commit, dirty = _git_state()
+    return {
+        "python": platform.python_version(),
+        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu_count": os.cpu_count(),
+        "commit": commit,
+        "dirty": dirty,
+        "seed": cfg.seed,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's own loader silently keeps the last of two equal keys; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _profile_path(profile: str | Path) -> Path:
+    if Path(profile).suffix in (".yaml", ".yml"):
+        return resolve(profile)
+    path = PROFILES / f"{profile}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise InputError(f"profile {str(profile)!r}: unknown; known: {known}; or give the path of a .yaml file")
+    return path
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise InputError(f"{path}, line {mark.line + 1}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds no `key: value` lines; start from {PROFILES / 'lite.yaml'}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> str:
+    """Sets one "a.b=value" in the nested `values`; returns the key. Whether the key exists is checked later."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise InputError(f"override {override!r}: write it as section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"override {override!r}: {text!r} is not a YAML value") from None
+    *sections, last = key.split(".")
+    inner = values
+    for section in sections:
+        inner = inner.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"override {override!r}: {section} is {inner!r} in the profile, not a section")
+    inner[last] = value
+    return key
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One line for one of pydantic's problems."""
+    kind, value = problem["type"], problem["input"]
+    if kind == "missing":
+        return "missing; lite.yaml explains every key"
+    if kind == "extra_forbidden":
+        *parents, unknown = problem["loc"]
+        known = _keys_at(parents)
+        close = difflib.get_close_matches(str(unknown), known, n=1)
+        hint = f"did you mean {_dotted([*parents, *close])}?" if close else f"known: {', '.join(known)}"
+        return f"unknown key; {hint}"
+    if kind == "model_type":
+        return f"{value!r}: expected a section of `key: value` lines"
+    if kind == "float_type" and (number := _yaml_number(value)):
+        return f"{value!r} is text to YAML, expected a number: write {number}"
+    if kind == "string_pattern_mismatch":
+        return f"{value!r}: expected letters, digits, dot, dash and underscore only, a letter or digit first"
+    if kind == "value_error":
+        return str(problem["ctx"]["error"])
+    return f"{value!r} ({type(value).__name__}): {problem['msg'].replace('Input should', 'should')}"
+
+
+def _keys_at(loc: Sequence[str | int]) -> list[str]:
+    """The keys that the section at `loc` has."""
+    model = Config
+    for part in loc:
+        if isinstance(part, str):  # an int is a place in a list, whose field was named before it
+            annotation = model.model_fields[part].annotation
+            types = [kind for kind in (*get_args(annotation), annotation) if isinstance(kind, type)]
+            model = next(kind for kind in types if issubclass(kind, Section))
+    return list(model.model_fields)
+
+
+def _yaml_number(value: Any) -> str | None:
+    """How to write in YAML the number that a text such as "1e-5" means; None if it means none."""
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", str(value).strip(), re.IGNORECASE):
+        return None
+    mantissa, _, exponent = value.strip().lower().partition("e")
+    mantissa += "" if "." in mantissa else ".0"
+    return f"{mantissa}e{int(exponent):+d}" if exponent else mantissa
+
+
+def _dotted(loc: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in loc)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one dotted key is the other or lies inside it."""
+    shorter, longer = sorted((one, other), key=len)
+    return f"{longer}.".startswith(f"{shorter}.")
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit and whether files differ from it; (None, None) where the package does not run from its own checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # installed inside someone else's checkout
+            return None, None
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None

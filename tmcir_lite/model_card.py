@@ -1,0 +1,38 @@
+"""The model card beside each shipped weight folder, and the hashes that guard it."""
+
+from pathlib import Path
+from typing import Any
+
+from tmcir_lite.files import InputError, read_json, sha256, write_json, write_text
+
+HASHES = "sha256.json"
+
+
+def write_card(folder: Path, title: str, facts: dict[str, Any], tables: dict[str, str]) -> None:
+    """Writes `README.md` (the card) and `sha256.json` (of every weight and tokenizer file) into a model folder."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json"} and p.name != HASHES)
+    hashes = {str(path.relative_to(folder)): sha256(path) for path in files}
+    write_json(folder / HASHES, hashes)
+    lines = [f"# {title}", "", *(f"- **{name}**: {value}" for name, value in facts.items())]
+    for heading, table in tables.items():
+        lines += ["", f"## {heading}", "", table]
+    lines += ["", "## Files", "", "| file | bytes | sha256 |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {(folder / name).stat().st_size} | `{digest}` |" for name, digest in hashes.items()]
+    write_text(folder / "README.md", "\n".join(lines) + "\n")
+
+
+def check_hashes(folder: Path) -> None:
+    """Compares a model folder with its `sha256.json`; a folder without one is not checked.
+
+    Raises:
+        InputError: a file is missing or differs.
+    """
+    folder = Path(folder)
+    if not (folder / HASHES).is_file():
+        return
+    for name, digest in read_json(folder / HASHES).items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: missing, though {HASHES} lists it; restore it (git checkout) or retrain it")
+        if sha256(path) != digest:
+            raise InputError(f"{path}: its SHA-256 differs from {HASHES}; restore it (git checkout) or retrain it")

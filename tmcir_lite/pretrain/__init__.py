@@ -1,0 +1,1 @@
+"""Makes the lite weights in `data/models`: the modules `clip` and `editor`, each a command of its own."""

@@ -1,0 +1,185 @@
+"""Trains the lite CLIP from nothing on drawn garments: `python -m tmcir_lite.pretrain.clip`."""
+
+import argparse
+import dataclasses
+import random
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.loss import ClipLoss
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from tmcir_lite.files import atomic, resolve, write_json
+from tmcir_lite.garments import (
+    ATTRIBUTES,
+    CATEGORIES,
+    Garment,
+    describe,
+    draw,
+    other_values,
+    sample_change,
+    sample_garment,
+    sample_nuisance,
+)
+from tmcir_lite.pretrain.tokenizer import train_tokenizer
+from tmcir_lite.training import Schedule, decay_groups, fit, load_weights
+
+MODEL = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 64, "layers": 4, "width": 144, "head_width": 36, "patch_size": 8},
+    "text_cfg": {
+        "context_length": 40, "width": 128, "heads": 4, "layers": 2, "hf_tokenizer_name": "in this folder",
+    },
+}  # fmt: skip
+PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
+_GROUP = 4  # near-duplicates that stand side by side in a batch
+
+
+class PairBatches(Dataset):
+    """Item i is a whole batch of drawn pictures with descriptions, the same for the same seed, epoch and i.
+
+    A batch is made of groups of near-duplicates: one garment and three copies with one attribute changed, each
+    described in full, so that the loss cannot be lowered without seeing every attribute.
+    """
+
+    def __init__(self, tokenizer, seed: int, epoch: int, steps: int, batch: int):
+        self._tokenizer, self._key, self._steps, self._groups = tokenizer, (seed, epoch), steps, batch // _GROUP
+
+    def __len__(self):
+        return self._steps
+
+    def __getitem__(self, index):
+        rng = random.Random(repr((*self._key, index)))
+        garments = [g for _ in range(self._groups) for g in _near_duplicates(rng)]
+        pixels = np.stack([np.asarray(draw(g, sample_nuisance(rng))) for g in garments])
+        texts = [describe(rng, g, _mentioned(rng)) for g in garments]
+        return {"images": torch.from_numpy(pixels).permute(0, 3, 1, 2), "texts": self._tokenizer(texts)}
+
+
+def _near_duplicates(rng: random.Random) -> list[Garment]:
+    base = sample_garment(rng, rng.choice(CATEGORIES), pretraining=True)
+    return [base, *(sample_change(rng, base, 1) for _ in range(_GROUP - 1))]
+
+
+def _mentioned(rng: random.Random) -> tuple[str, ...]:
+    """All attributes most of the time, else a part, so that short texts are understood as well."""
+    if rng.random() < 0.7:
+        return ATTRIBUTES
+    return tuple(rng.sample(ATTRIBUTES, rng.randint(2, len(ATTRIBUTES) - 1)))
+
+
+class Pretraining(nn.Module):
+    """An open_clip model whose forward returns the symmetric CLIP loss of a batch of raw pictures and token ids."""
+
+    def __init__(self, clip: nn.Module):
+        super().__init__()
+        self.clip = clip
+        self._loss = ClipLoss()
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(PREPROCESS[name]).view(3, 1, 1), persistent=False)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) -> the floats that the encoder expects."""
+        return (images.float() / 255 - self.mean) / self.std
+
+    def forward(self, images, texts):
+        image, text, scale = self.clip(self.normalise(images), texts)
+        return self._loss(image, text, scale)
+
+
+@torch.no_grad()
+def measure(model: Pretraining, tokenizer, count: int, seed: int) -> dict[str, float]:
+    """Text-to-image R@1 and R@10 over `count` pictures, and per attribute how often the right caption wins (%).
+
+    The caption with one attribute changed differs in that attribute's words only (`swap_<attribute>`).
+    The pictures' garments are of the pretraining half, but drawn from a seed that training does not use.
+    """
+    rng = random.Random(f"held-out {seed}")
+    device = model.mean.device
+    garments = list({sample_garment(rng, CATEGORIES[i % 3], pretraining=True): None for i in range(count)})
+    pixels = torch.from_numpy(np.stack([np.asarray(draw(g, sample_nuisance(rng))) for g in garments]))
+    image = _batched(lambda x: model.clip.encode_image(model.normalise(x), normalize=True),
+                     pixels.permute(0, 3, 1, 2).to(device))  # fmt: skip
+
+    def encode(texts):
+        return _batched(lambda x: model.clip.encode_text(x, normalize=True), tokenizer(texts).to(device))
+
+    scores = encode([describe(rng, g) for g in garments]) @ image.T
+    ranks = (scores >= scores.diagonal()[:, None]).sum(1)
+    result = {f"R@{k}": 100 * (ranks <= k).float().mean().item() for k in (1, 10)}
+    few = slice(0, min(len(garments), 500))
+    for name in ATTRIBUTES:
+        right, wrong = zip(*(_swapped(rng, g, name) for g in garments[few]), strict=True)
+        margin = (image[few] * (encode(right) - encode(wrong))).sum(1)
+        result[f"swap_{name}"] = 100 * (margin > 0).float().mean().item()
+    return result
+
+
+def _swapped(rng: random.Random, garment: Garment, name: str) -> tuple[str, str]:
+    state = rng.getrandbits(64)
+    changed = dataclasses.replace(garment, **{name: rng.choice(other_values(garment, name))})
+    return describe(random.Random(state), garment), describe(random.Random(state), changed)
+
+
+def _batched(encode, inputs: torch.Tensor) -> torch.Tensor:
+    return torch.cat([encode(chunk) for chunk in inputs.split(250)])
+
+
+def build(folder: Path):
+    """Writes tokenizer and configuration into `folder` and returns (model, tokenizer) with fresh weights."""
+    tokenizer = train_tokenizer()
+    tokenizer.save_pretrained(folder)
+    config = {**MODEL, "text_cfg": {**MODEL["text_cfg"], "vocab_size": len(tokenizer)}}
+    write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": PREPROCESS})
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    return Pretraining(model), open_clip.get_tokenizer(f"local-dir:{folder}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains, or goes on with, the lite CLIP; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m tmcir_lite.pretrain.clip", description=__doc__)
+    parser.add_argument("--out", default="data/models/clip", help="the model folder to write")
+    parser.add_argument("--work", default="runs/pretrain-clip", help="checkpoints and the log; resumes from here")
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=100, help="batches an epoch")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    device, work = torch.device(options.device), resolve(options.work)
+    torch.manual_seed(options.seed)
+    model, tokenizer = build(work / "clip")
+    model.to(device)
+    schedule = Schedule(options.epochs, options.lr, weight_decay=0.1, warmup=0.05)
+
+    def batches(epoch):
+        data = PairBatches(tokenizer, options.seed, epoch, options.steps, options.batch)
+        return DataLoader(data, batch_size=None, num_workers=1)
+
+    fit(model, batches, schedule, work, device=device, seed=options.seed, score="R@1", title="clip",
+        groups=decay_groups(model, schedule.weight_decay),
+        validate=lambda: measure(model, tokenizer, 500, seed=1))  # fmt: skip
+    load_weights(model, work / "last.safetensors")
+    finish(model, work / "clip")
+    publish(options, work, resolve(options.out), measure(model, tokenizer, 2000, seed=2))
+
+
+def finish(model: Pretraining, folder: Path) -> None:
+    """Saves the weights where open_clip looks for them, in half precision."""
+    weights = {name: tensor.half().contiguous().cpu() for name, tensor in model.clip.state_dict().items()}
+    with atomic(folder / "open_clip_model.safetensors") as path:
+        save_file(weights, path)
+
+
+def publish(options: argparse.Namespace, work: Path, out: Path, measured: dict[str, float]) -> None:
+    """Copies the finished model to `out` and writes its card."""
+    raise NotImplementedError
+
+
+if __name__ == "__main__":
+    main()

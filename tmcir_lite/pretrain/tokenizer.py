@@ -1,0 +1,55 @@
+"""A small tokenizer of CLIP's kind: byte-level BPE, so that free wording is cut into pieces and never lost."""
+
+import json
+import random
+from collections.abc import Iterator
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from tmcir_lite.garments import CATEGORIES, describe, relative_captions, sample_change, sample_garment
+
+_END = "</w>"
+_MERGES = 1400
+_EVERYDAY = (
+    "the a an and or but with without of on in at to from for is are has have more less very same different instead "
+    "like looks bit little much lot color colored print printed pattern patterned sleeve sleeves neck collar collared "
+    "shirt shirts dress dresses top tops blouse tank sleeveless shorter longer lighter darker brighter bright dark "
+    "plain solid stripe striped stripes dot dotted plaid checked floral logo graphic text front back button buttons "
+    "fitted loose flowy tight casual formal waist belt skirt hem knee ankle chest shoulder straps length style "
+    "show image picture photo dog dogs two three one person people background table white black navy teal maroon beige "
+)
+
+
+def train_tokenizer(seed: int = 0) -> CLIPTokenizer:
+    """Learns merges on captions of the garment world and some everyday words of the field."""
+    blank = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
+    learner = Tokenizer(models.BPE(end_of_word_suffix=_END))
+    learner.normalizer = blank.backend_tokenizer.normalizer
+    learner.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=2 * len(alphabet) + _MERGES, initial_alphabet=alphabet, end_of_word_suffix=_END, show_progress=False
+    )
+    learner.train_from_iterator(_corpus(seed), trainer)
+    merges = _merges(learner)
+    pieces = alphabet + [letter + _END for letter in alphabet]
+    pieces += [a + b for a, b in merges if a + b not in set(pieces)]
+    # The end token has the highest id, because open_clip pools the text where the id is highest.
+    vocabulary = {piece: number for number, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges)
+
+
+def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    return [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges]
+
+
+def _corpus(seed: int) -> Iterator[str]:
+    rng = random.Random(seed)
+    for number in range(4000):
+        garment = sample_garment(rng, CATEGORIES[number % 3], pretraining=True)
+        yield describe(rng, garment)
+        yield from relative_captions(rng, garment, sample_change(rng, garment, rng.choice((1, 2, 3))))
+    for _ in range(30):
+        yield _EVERYDAY

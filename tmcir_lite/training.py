@@ -1,0 +1,225 @@
+"""One training loop for every stage, on Hugging Face Accelerate: checkpoint, resume, history, choice of epoch."""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from tmcir_lite.files import InputError, atomic, read_json, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """AdamW with linear warm-up over the first `warmup` share of the steps, then cosine decay to zero."""
+
+    epochs: int
+    lr: float
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+
+    def factor(self, step: int, steps: int) -> float:
+        """The share of `lr` to use at a step (from 0) out of `steps`."""
+        warm = max(1, round(self.warmup * steps))
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def fit(
+    model: nn.Module,
+    batches: Callable[[int], DataLoader],
+    schedule: Schedule,
+    folder: Path,
+    *,
+    device: torch.device,
+    seed: int,
+    validate: Callable[[], dict[str, float]],
+    score: str,
+    groups: Iterable[dict] | None = None,
+    title: str = "training",
+) -> pd.DataFrame:
+    """Trains `model`, or goes on where an interrupted run of the same call stopped, and returns its history.
+
+    The model's forward takes a batch's entries as keyword arguments and returns the loss, so that the same call
+    serves one process and many. All randomness of an epoch comes from `seed` and the epoch's number: a run that
+    was interrupted ends with the same weights as one that was not.
+
+    Args:
+        model: trained in place; on return it holds the last epoch's weights.
+        batches: epoch (from 1) -> loader of dictionaries of tensors; every epoch has the same length.
+        folder: receives `history.csv`, `best.safetensors`, `last.safetensors` and, while running, `checkpoint/`.
+        validate: called after every epoch (and before the first); measures on data held out of *train*.
+        score: the entry of what `validate` returns whose highest value chooses the best epoch.
+        groups: AdamW parameter groups; by default all parameters, without weight decay on vectors and scalars.
+
+    Raises:
+        InputError: the checkpoint is of another model or schedule; or the loss is not finite.
+    """
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if device.type == "cuda" else "no")
+    optimizer = torch.optim.AdamW(list(groups or decay_groups(model, schedule.weight_decay)), lr=schedule.lr)
+    for group in optimizer.param_groups:
+        group["peak"] = group["lr"]
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    checkpoint = _Checkpoint(Path(folder), model, optimizer, {**dataclasses.asdict(schedule), "seed": seed})
+    history = checkpoint.load()
+    if not history:
+        history.append({"epoch": 0, **validate()})
+        checkpoint.save(history, score)
+    for epoch in range(len(history), schedule.epochs + 1):
+        started = time.perf_counter()
+        torch.manual_seed(1_000_003 * seed + epoch)
+        model.train()
+        loader = accelerator.prepare_data_loader(batches(epoch))
+        loss = _epoch(wrapped, loader, optimizer, accelerator, schedule, epoch, title)
+        model.eval()
+        row = {"epoch": epoch, "loss": loss, "seconds": round(time.perf_counter() - started, 1), **validate()}
+        history.append(row)
+        if accelerator.is_main_process:
+            checkpoint.save(history, score)
+            _log(title, schedule.epochs, row)
+    model.eval()
+    checkpoint.finish()
+    return pd.DataFrame(history)
+
+
+def decay_groups(model: nn.Module, weight_decay: float, lr: float | None = None) -> list[dict]:
+    """AdamW groups of the trainable parameters: matrices decay, vectors and scalars (norms, temperature) do not."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    extra = {} if lr is None else {"lr": lr}
+    return [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay, **extra},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0, **extra},
+    ]
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads weights that `fit` wrote.
+
+    Raises:
+        InputError: the file is absent or holds the weights of another architecture.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such weights; run the stage that writes them first") from None
+    except RuntimeError as error:
+        raise InputError(f"{path}: weights of another architecture ({str(error).splitlines()[1].strip()})") from None
+
+
+def _epoch(model, loader, optimizer, accelerator, schedule, epoch, title) -> float:
+    total, steps = 0.0, len(loader)
+    for index, batch in enumerate(tqdm(loader, desc=f"{title} {epoch}/{schedule.epochs}", disable=_quiet())):
+        factor = schedule.factor((epoch - 1) * steps + index, schedule.epochs * steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        loss = model(**batch)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        total += loss.item()
+    if not math.isfinite(total):
+        raise InputError(f"{title}: the loss is not finite in epoch {epoch}; lower the learning rate ({schedule.lr})")
+    return total / steps
+
+
+def _quiet() -> bool:
+    """True when nobody watches: then a log gets one line an epoch and no bar."""
+    return not sys.stderr.isatty()
+
+
+def _log(title: str, epochs: int, row: dict) -> None:
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+    print(f"{title} {row['epoch']}/{epochs}  {numbers}", flush=True)
+
+
+class _Checkpoint:
+    """Model, optimizer and history at the end of an epoch, as safetensors and JSON (no pickle)."""
+
+    def __init__(self, folder: Path, model: nn.Module, optimizer, settings: dict):
+        self._folder, self._model, self._optimizer, self._settings = folder, model, optimizer, settings
+        self._state = folder / "checkpoint" / "state.json"
+
+    def load(self) -> list[dict]:
+        """The history so far (empty at a fresh start), with model and optimizer set to its end."""
+        if not self._state.is_file():
+            return []
+        state = read_json(self._state)
+        if state["settings"] != self._settings:
+            changed = [key for key, value in self._settings.items() if state["settings"].get(key) != value]
+            raise InputError(f"{self._state}: this training began with other settings ({', '.join(changed)}); "
+                             "give the run another name or remove the folder")  # fmt: skip
+        load_weights(self._model, self._file("model", state["epoch"]))
+        if state["epoch"]:
+            _set_optimizer(self._optimizer, load_file(self._file("optimizer", state["epoch"])))
+        return state["history"]
+
+    def save(self, history: list[dict], score: str) -> None:
+        """Weights first, under the epoch's own name; then `state.json`, whose rename makes the epoch count."""
+        epoch = history[-1]["epoch"]
+        weights = {name: tensor.contiguous() for name, tensor in self._model.state_dict().items()}
+        _save_tensors(weights, self._file("model", epoch))
+        if epoch:
+            _save_tensors(_optimizer_tensors(self._optimizer), self._file("optimizer", epoch))
+        if history[-1][score] >= max(row[score] for row in history):
+            _save_tensors(weights, self._folder / "best.safetensors")
+        with atomic(self._folder / "history.csv") as path:
+            pd.DataFrame(history).to_csv(path, index=False)
+        write_json(self._state, {"epoch": epoch, "settings": self._settings, "history": history})
+        for kind in ("model", "optimizer"):
+            self._file(kind, epoch - 1).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Keeps the last weights and drops what only resuming needs."""
+        state = read_json(self._state)
+        last, saved = self._folder / "last.safetensors", self._file("model", state["epoch"])
+        if not last.exists():
+            os.link(saved, last)
+        self._file("optimizer", state["epoch"]).unlink(missing_ok=True)
+
+    def _file(self, kind: str, epoch: int) -> Path:
+        return self._state.with_name(f"{kind}-{epoch}.safetensors")
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    with atomic(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def _optimizer_tensors(optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+
+def _set_optimizer(optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state = optimizer.state_dict()
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(state)
+
+
+def read_history(folder: Path) -> pd.DataFrame:
+    """The history of a training in `folder`, one row an epoch (epoch 0: before training)."""
+    path = Path(folder) / "history.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: no history; run the stage that writes it first")
+    return pd.read_csv(path)
+
+
+def is_complete(folder: Path, epochs: int) -> bool:
+    """True if the training in `folder` has run all its epochs."""
+    state = Path(folder) / "checkpoint" / "state.json"
+    return state.is_file() and json.loads(state.read_text())["epoch"] >= epochs
