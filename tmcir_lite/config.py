@@ -89,6 +89,7 @@ class Editor(Section):
 
     model: Text
     revision: Text | None
+    size: Count
     start: Literal["noise", "reference"]
     start_noise: Share
     steps: Count

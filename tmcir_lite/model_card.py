@@ -1,7 +1,13 @@
 """The model card beside each shipped weight folder, and the hashes that guard it."""
 
+import os
+import platform
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tmcir_lite.files import InputError, read_json, sha256, write_json, write_text
 
@@ -19,6 +25,31 @@ def write_card(folder: Path, title: str, facts: dict[str, Any], tables: dict[str
     lines += ["", "## Files", "", "| file | bytes | sha256 |", "| --- | --- | --- |"]
     lines += [f"| {name} | {(folder / name).stat().st_size} | `{digest}` |" for name, digest in hashes.items()]
     write_text(folder / "README.md", "\n".join(lines) + "\n")
+
+
+def publish_folder(
+    made: Path, out: Path, work: Path, title: str, facts: dict[str, Any], tables: dict[str, str]
+) -> None:
+    """Copies a finished model folder to `out`, with the training log of `work` and a card; replaces what was there."""
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(made, partial)
+    shutil.copy(work / "history.csv", partial / "training_log.csv")
+    write_card(partial, title, facts, tables)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+
+
+def command_line(module: str) -> str:
+    """The command that is running, as a person would type it."""
+    return " ".join([f"python -m tmcir_lite.pretrain.{module}", *sys.argv[1:]])
+
+
+def device_name(device: str) -> str:
+    """The GPU's name, or the processor's with the number of threads used."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.processor() or platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores)"
 
 
 def check_hashes(folder: Path) -> None:

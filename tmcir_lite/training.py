@@ -162,7 +162,7 @@ class _Checkpoint:
             raise InputError(f"{self._state}: this training began with other settings ({', '.join(changed)}); "
                              "give the run another name or remove the folder")  # fmt: skip
         load_weights(self._model, self._file("model", state["epoch"]))
-        if state["epoch"]:
+        if 0 < state["epoch"] < self._settings["epochs"]:  # a finished training keeps no optimizer
             _set_optimizer(self._optimizer, load_file(self._file("optimizer", state["epoch"])))
         return state["history"]
 

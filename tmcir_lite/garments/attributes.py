@@ -87,11 +87,16 @@ def sample_garment(rng: random.Random, category: str, pretraining: bool) -> Garm
 
 
 def sample_change(rng: random.Random, garment: Garment, number: int, keep: tuple[str, ...] = ()) -> Garment:
-    """The garment with exactly `number` attributes changed, none of `keep`, in the same half and category."""
+    """The garment with `number` attributes changed, none of `keep`, in the same half and category.
+
+    Where `keep` leaves so few choices that all of them fall into the other half, one attribute more is changed.
+    """
     names = [name for name in ATTRIBUTES if name not in keep]
+    attempt = 0
     while True:
-        values = {name: rng.choice(other_values(garment, name)) for name in rng.sample(names, number)}
-        changed = dataclasses.replace(garment, **values)
+        chosen = rng.sample(names, number + attempt // 500)
+        attempt += 1
+        changed = dataclasses.replace(garment, **{name: rng.choice(other_values(garment, name)) for name in chosen})
         if changed.colour != changed.accent and changed.pretraining == garment.pretraining:
             return changed
 

@@ -1,0 +1,189 @@
+"""An open_clip model as pooled features and token features, in one shared space; loads and saves itself."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import torch
+from open_clip.transformer import VisionTransformer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.transforms import Compose
+
+from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json
+from tmcir_lite.model_card import check_hashes
+from tmcir_lite.transforms import preprocess
+
+_LOCAL = "local-dir:"
+_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+class ImageFeatures(NamedTuple):
+    """What the visual encoder says of B images."""
+
+    pooled: Tensor
+    """B D."""
+    tokens: Tensor
+    """B N D, the patches' output tokens, row by row from the top left."""
+
+
+class TextFeatures(NamedTuple):
+    """What the text encoder says of B texts."""
+
+    pooled: Tensor
+    """B D."""
+    tokens: Tensor
+    """B M D."""
+    mask: Tensor
+    """B M bool, False at padding and at the start token, which is the same for every text."""
+
+
+class Backbone(nn.Module):
+    """Both encoders of an open_clip model.
+
+    Tokens take the same way into the shared space as the pooled feature: the encoder's last norm, then its projection.
+    CLIP never trained them there (only the pooled feature), so using them so is our reading.
+
+    Raises:
+        InputError: the visual encoder is no vision transformer with a projection.
+    """
+
+    def __init__(self, clip: nn.Module, tokenizer, config: dict[str, Any], target_pad: float):
+        super().__init__()
+        if not isinstance(clip.visual, VisionTransformer) or clip.visual.proj is None:
+            raise InputError("backbone: its visual encoder gives no tokens in the shared space; use a ViT of open_clip")
+        self.clip, self.tokenizer, self.config = clip, tokenizer, config
+        self._target_pad = target_pad
+
+    @property
+    def dim(self) -> int:
+        """D, the width of the shared space."""
+        return self.clip.visual.proj.shape[1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches; N is their product."""
+        return self.clip.visual.grid_size
+
+    @property
+    def context(self) -> int:
+        """The number of token ids of a text, padding included."""
+        return self.tokenizer.context_length
+
+    @property
+    def transform(self) -> Compose:
+        """From a picture to the encoder's pixels, (3, H, W)."""
+        settings = open_clip.get_model_preprocess_cfg(self.clip)
+        size = settings["size"]
+        return preprocess(size if isinstance(size, int) else size[0], settings["mean"], settings["std"],
+                          self._target_pad)  # fmt: skip
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids, B x context, int64."""
+        return self.tokenizer(list(texts))
+
+    def words(self, text: str) -> list[str]:
+        """The text tokens of one text as people read them, in the order of `TextFeatures.tokens` where mask holds."""
+        decode = getattr(self.tokenizer, "tokenizer", self.tokenizer).decode
+        ids = self.tokenize([text])
+        return [decode([i]).strip() for i in ids[0][self.text_mask(ids)[0]].tolist()]
+
+    def image(self, pixels: Tensor) -> ImageFeatures:
+        """Encodes pixels, B 3 H W."""
+        visual = self.clip.visual
+        out = visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True, output_fmt="NLC")
+        return ImageFeatures(out["image_features"], out["image_intermediates"][-1] @ visual.proj)
+
+    def text(self, ids: Tensor) -> TextFeatures:
+        """Encodes token ids, B x context."""
+        out = self.clip.forward_intermediates(text=ids, text_indices=1, normalize=False, normalize_intermediates=True)
+        tokens = out["text_intermediates"][-1]
+        projection = self._text_tower.text_projection
+        tokens = projection(tokens) if isinstance(projection, nn.Linear) else tokens @ projection
+        return TextFeatures(out["text_features"], tokens, self.text_mask(ids))
+
+    def text_mask(self, ids: Tensor) -> Tensor:
+        """B x context bool: the words and the end token, which CLIP gives the highest id."""
+        position = torch.arange(ids.shape[1], device=ids.device)
+        return (position > 0) & (position <= ids.argmax(dim=1, keepdim=True))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """1 / tau, learned; at most 100, as in CLIP."""
+        return self.clip.logit_scale.exp().clamp(max=100)
+
+    @property
+    def _text_tower(self) -> nn.Module:
+        return getattr(self.clip, "text", self.clip)
+
+    def save(self, folder: Path) -> None:
+        """Writes a folder that `load_backbone("local-dir:...")` and open_clip itself can load."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / _WEIGHTS) as path:
+            save_file({name: t.detach().contiguous() for name, t in self.clip.state_dict().items()}, path)
+        if hasattr(self.tokenizer, "save_pretrained"):
+            self.tokenizer.save_pretrained(folder)
+        write_json(folder / _CONFIG, self.config)
+
+
+def load_backbone(name: str, pretrained: str | None = None, target_pad: float = 1.25) -> Backbone:
+    """Loads an open_clip model: `local-dir:<folder>`, or a name and a pretrained tag (or weight file).
+
+    Raises:
+        InputError: unknown name or tag, a folder without a model, a weight file that differs from its recorded hash,
+            weights of another activation (QuickGELU), or weights that cannot be had.
+    """
+    if name.startswith(_LOCAL):
+        folder = resolve(name.removeprefix(_LOCAL))
+        for file in (_CONFIG, _WEIGHTS):
+            if not (folder / file).is_file():
+                raise InputError(f"backbone.name: {folder} holds no {file}; give the folder of an open_clip model")
+        check_hashes(folder)
+        config, name, pretrained = read_json(folder / _CONFIG), f"{_LOCAL}{folder}", None
+    else:
+        config = {"model_cfg": _known(name, pretrained)}
+    with _quiet():
+        try:
+            clip = open_clip.create_model(name, pretrained=pretrained)
+            tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:  # open_clip lets through whatever its download or checkpoint readers raise
+            raise InputError(f"backbone.name: {name} {pretrained or ''} cannot be loaded: {_line(error)}") from error
+    config.setdefault("preprocess_cfg", open_clip.get_model_preprocess_cfg(clip))
+    return Backbone(clip, tokenizer, config, target_pad)
+
+
+def _known(name: str, pretrained: str | None) -> dict[str, Any]:
+    """The architecture of a built-in model, after checking that the tag belongs to it."""
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise InputError(f"backbone.name: open_clip knows no model {name!r}; open_clip.list_models() names them")
+    if pretrained is None or Path(pretrained).is_file():
+        return config
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    if not tag:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        raise InputError(f"backbone.pretrained: {name} has no weights {pretrained!r}; known: {known}")
+    if bool(tag.get("quick_gelu")) != bool(config.get("quick_gelu")):
+        other = name.removesuffix("-quickgelu") if config.get("quick_gelu") else f"{name}-quickgelu"
+        raise InputError(f"backbone.name: the weights {pretrained!r} were trained with the activation of {other}, "
+                         f"not of {name}; write backbone.name: {other}")  # fmt: skip
+    return config
+
+
+def _line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """open_clip logs its steps on the root logger; the errors that matter are raised."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger().setLevel(level)

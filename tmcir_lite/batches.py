@@ -1,0 +1,58 @@
+"""Training batches of pictures and texts, read from files."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tmcir_lite.config import CaptionJoin
+from tmcir_lite.datasets import Triplet, join_captions
+from tmcir_lite.files import InputError
+from tmcir_lite.transforms import load_image
+
+
+class Examples(Dataset):
+    """Item i: one picture from each column, transformed to (3, H, W), and a text."""
+
+    def __init__(self, columns: Mapping[str, Sequence[Path]], texts: Sequence[str], transform: Callable):
+        self._columns, self._texts, self._transform = columns, texts, transform
+
+    def __len__(self):
+        return len(self._texts)
+
+    def __getitem__(self, index):
+        pictures = {name: self._transform(load_image(paths[index])) for name, paths in self._columns.items()}
+        return {**pictures, "texts": self._texts[index]}
+
+
+def train_loader(
+    columns: Mapping[str, Sequence[Path]],
+    triplets: Sequence[Triplet],
+    captions: CaptionJoin,
+    transform: Callable,
+    tokenize: Callable[[list[str]], Tensor],
+    batch: int,
+    seed: int,
+    epoch: int,
+) -> DataLoader:
+    """The shuffled batches of one epoch, `{column: (B, 3, H, W), ..., "texts": (B, M) ids}`, without a short last one.
+
+    Order and joining of captions depend on `seed` and `epoch` only.
+
+    Raises:
+        InputError: fewer triplets than one batch.
+    """
+    if len(triplets) < batch:
+        raise InputError(f"batch: {batch} is more than the {len(triplets)} triplets to train on; choose a smaller one")
+    texts = [join_captions(t.captions, captions, random.Random(f"{seed}/{epoch}/{t.id}")) for t in triplets]
+
+    def collate(items):
+        stacked = {name: torch.stack([item[name] for item in items]) for name in columns}
+        return {**stacked, "texts": tokenize([item["texts"] for item in items])}
+
+    order = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    return DataLoader(Examples(columns, texts, transform), batch_size=batch, shuffle=True, drop_last=True,
+                      collate_fn=collate, generator=order)  # fmt: skip
