@@ -1,0 +1,277 @@
+"""The stages of a run. Each reads what the former wrote under the run's folder, and skips what is already there."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from tmcir_lite.backbone import Backbone, load_backbone
+from tmcir_lite.baselines import Baseline, choose_weight, image_only, text_only, weighted_sum
+from tmcir_lite.batches import train_loader
+from tmcir_lite.config import Config, environment, pick_device, start_run
+from tmcir_lite.datasets import PROTOCOLS, Split, Triplet, hold_out, load_split, union
+from tmcir_lite.evaluation import evaluate_split, recall, target_ranks
+from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
+from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json, write_text
+from tmcir_lite.garments import World, build_world
+from tmcir_lite.iacma import Iacma
+from tmcir_lite.pseudo_targets import generate, jobs_for, load_editor
+from tmcir_lite.tmcir import Tmcir, build_tmcir, load_tmcir
+from tmcir_lite.training import Schedule, decay_groups, fit, is_complete, load_weights, read_history
+
+
+class Data(NamedTuple):
+    """The main dataset: its splits, and train parted into what is learned from and what choices are made on."""
+
+    train: Split
+    val: Split
+    kept: list[Triplet]
+    held: list[Triplet]
+
+
+def prepare_data(cfg: Config) -> Data:
+    """Draws the garment world if the profile has one, then loads and checks the dataset.
+
+    Raises:
+        InputError: see `garments.build_world` and `datasets.load_split`.
+    """
+    start_run(cfg)
+    if cfg.garments is not None:
+        settings = cfg.garments.model_dump()
+        root = resolve(settings.pop("root"))
+        build_world(World(**settings), root)
+    train, val = (
+        load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
+        for name in ("train", "val")
+    )
+    return Data(train, val, *hold_out(train, cfg.data.heldout, cfg.seed))
+
+
+def make_pseudo_targets(cfg: Config) -> list[dict]:
+    """Draws the pseudo-targets of the train triplets; returns the manifest's records."""
+    data, device = prepare_data(cfg), pick_device(cfg.device)
+    chosen = data.train.triplets[: cfg.editor.limit]
+    jobs = jobs_for(chosen, data.train.images, cfg.seed)
+    return generate(lambda: load_editor(cfg.editor, device), jobs, cfg.editor, cfg.run_dir / "pseudo_targets")
+
+
+def train_iacma(cfg: Config) -> pd.DataFrame:
+    """Stage 1. Leaves the encoders of the best epoch (by held-out train) in `iacma/model`; returns the history."""
+    folder = cfg.run_dir / "iacma"
+    if (folder / "metrics.json").is_file() and is_complete(folder, cfg.iacma.epochs):
+        return read_history(folder)
+    data, backbone = prepare_data(cfg), load_start(cfg)
+    images = _iacma_images(cfg, data)
+    kept = [triplet for triplet in data.kept if triplet.id in images]
+    model = Iacma(backbone, cfg.iacma.symmetric)
+    columns = {"pseudo_targets": [images[triplet.id] for triplet in kept]}
+
+    def validate():
+        weight, score, _ = tune_weight(cfg, backbone, data)
+        return {"heldout_R@10": score, "text_weight": weight}
+
+    history = fit(
+        model, _loaders(cfg, columns, kept, backbone, cfg.iacma.batch), _schedule(cfg.iacma), folder,
+        device=pick_device(cfg.device), seed=cfg.seed, validate=validate, score="heldout_R@10", title="IACMA",
+        groups=decay_groups(model, cfg.iacma.weight_decay),
+    )  # fmt: skip
+    load_weights(model, folder / "best.safetensors")
+    backbone.save(folder / "model")
+    write_json(folder / "metrics.json", validate() | {"best_epoch": best_epoch(history)})
+    return history
+
+
+def train_atf(cfg: Config) -> pd.DataFrame:
+    """Stage 2. Leaves best and last epoch's models in `atf/model` and `atf/model_last`; returns the history."""
+    folder = cfg.run_dir / "atf"
+    if (folder / "metrics.json").is_file() and is_complete(folder, cfg.atf.epochs):
+        return read_history(folder)
+    data, backbone = prepare_data(cfg), load_aligned(cfg)
+    torch.manual_seed(cfg.seed)
+    model = build_tmcir(backbone, cfg.atf, text_weight=read_json(cfg.run_dir / "iacma" / "metrics.json")["text_weight"])
+    images = data.train.images
+    columns = {
+        "references": [images[triplet.reference_name] for triplet in data.kept],
+        "targets": [images[triplet.target_name] for triplet in data.kept],
+    }
+    history = fit(
+        model, _loaders(cfg, columns, data.kept, backbone, cfg.atf.batch), _schedule(cfg.atf), folder,
+        device=pick_device(cfg.device), seed=cfg.seed, score="heldout_R@10", title="ATF",
+        groups=model.groups(cfg.atf), validate=lambda: {"heldout_R@10": heldout_recall(cfg, model, data)},
+    )  # fmt: skip
+    for weights, name in (("last", "model_last"), ("best", "model")):
+        load_weights(model, folder / f"{weights}.safetensors")
+        model.save(folder / name)
+    best = {"best_epoch": best_epoch(history), "heldout_R@10": float(history["heldout_R@10"].max())}
+    write_json(folder / "metrics.json", best)
+    return history
+
+
+def load_start(cfg: Config) -> Backbone:
+    """The pretrained backbone that the run starts from, on the run's device."""
+    backbone = load_backbone(cfg.backbone.name, cfg.backbone.pretrained, cfg.backbone.target_pad)
+    return backbone.to(pick_device(cfg.device)).eval()
+
+
+def load_aligned(cfg: Config) -> Backbone:
+    """The backbone after IACMA."""
+    name = f"local-dir:{cfg.run_dir / 'iacma' / 'model'}"
+    return load_backbone(name, target_pad=cfg.backbone.target_pad).to(pick_device(cfg.device)).eval()
+
+
+def load_trained(cfg: Config, last: bool = False) -> Tmcir:
+    """TMCIR after both stages: the best epoch on held-out train, or the last one."""
+    folder = cfg.run_dir / "atf" / ("model_last" if last else "model")
+    return load_tmcir(folder, cfg.atf, cfg.backbone.target_pad).to(pick_device(cfg.device)).eval()
+
+
+def best_epoch(history: pd.DataFrame) -> int:
+    """The epoch whose weights `fit` kept as best: the latest of those with the highest held-out recall."""
+    scores = history["heldout_R@10"]
+    return int(history["epoch"][scores == scores.max()].max())
+
+
+def tune_weight(cfg: Config, backbone: Backbone, data: Data) -> tuple[float, float, pd.DataFrame]:
+    """The weighted sum's text weight on held-out train: (weight, its R@10, the sweep)."""
+    gallery, target, reference = _heldout_gallery(data)
+    features = encode_images(backbone, [data.train.images[name] for name in gallery])
+    texts = encode_texts(backbone, joined(data.held, cfg.data.val_captions))
+    weight, sweep = choose_weight(features[reference], texts, features, target, reference)
+    return weight, float(sweep["R@10"].max()), sweep
+
+
+def heldout_recall(cfg: Config, model: Tmcir, data: Data) -> float:
+    """R@10 of TMCIR's queries on held-out train; the gallery is its references and targets, the reference masked."""
+    gallery, target, reference = _heldout_gallery(data)
+    features = encode_images(model.backbone, [data.train.images[name] for name in gallery])
+    queries = encode_queries(model.backbone, model.query, data.held, data.train.images, cfg.data.val_captions)
+    return recall(target_ranks(queries, features, target, reference), 10)
+
+
+def evaluate(cfg: Config) -> pd.DataFrame:
+    """Measures every method on val, and on the further val splits; writes `evaluation/results.csv` and `results.md`.
+
+    Every choice (the sum's text weight, the epoch) was or is made on triplets held out of train.
+    """
+    path = cfg.run_dir / "evaluation" / "results.csv"
+    if path.is_file():
+        return pd.read_csv(path)
+    data = prepare_data(cfg)
+    tables = []
+    splits = _val_splits(cfg, data)
+    for backbone, methods in _methods(cfg, data):
+        for split in splits:
+            tables += _measure(cfg, split, backbone, methods)
+    facts = environment(cfg)
+    results = pd.concat(tables, ignore_index=True)
+    results = results.assign(seed=cfg.seed, device=facts["device"], commit=facts["commit"], dirty=facts["dirty"])
+    with atomic(path) as temporary:
+        results.to_csv(temporary, index=False)
+    write_text(path.with_name("results.md"), summary(cfg, results))
+    return results
+
+
+def headline(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFrame:
+    """The rows averaged over categories of one protocol, one method a row, with recall columns only."""
+    rows = results.query("layout == @layout and protocol == @protocol and category == 'mean'")
+    recalls = [column for column in rows if column.startswith("R") and rows[column].notna().any()]
+    return rows.set_index("method")[recalls]
+
+
+def summary(cfg: Config, results: pd.DataFrame) -> str:
+    """The result table as Markdown, with what a number has to name beside it."""
+    facts = environment(cfg)
+    lines = []
+    for (layout, protocol), rows in results.groupby(["layout", "protocol"], sort=False):
+        sizes = rows.query("category == 'mean'").iloc[0]
+        lines += [f"**{layout}, protocol {protocol}**: {int(sizes['queries'])} queries, "
+                  f"{int(sizes['gallery'])} gallery images", ""]  # fmt: skip
+        lines += [headline(results, layout, protocol).round(2).to_markdown(), ""]
+    commit = f"{facts['commit'] or 'unknown'}{' with local changes' if facts['dirty'] else ''}"
+    skipped = int(results["skipped"].max())
+    lines.append(
+        f"Run `{cfg.name}`: seed {cfg.seed}, {facts['device']}, backbone {cfg.backbone.name}, editor "
+        f'{cfg.editor.model}, commit {commit}; val captions joined with "{cfg.data.val_captions}"; text weights and '
+        f"epochs chosen on {cfg.data.heldout:.0%} of train kept aside; ties count against us; "
+        f"{skipped} entries left out for missing pictures."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, dict[str, Baseline | Tmcir]]]:
+    """Yields a backbone and the methods on it by name: functions of pooled features, or a trained model."""
+    start = load_start(cfg)
+    weight = tune_weight(cfg, start, data)[0]
+    tuned = {f"weighted sum (text {weight:.2f})": weighted_sum(weight)}
+    yield start, {"image only": image_only, "text only": text_only, "sum": weighted_sum(0.5), **tuned}
+    aligned = load_aligned(cfg)
+    weight = tune_weight(cfg, aligned, data)[0]
+    yield aligned, {f"IACMA, weighted sum (text {weight:.2f})": weighted_sum(weight)}
+    for name, last in (("TMCIR (best epoch)", False), ("TMCIR (last epoch)", True)):
+        model = load_trained(cfg, last)
+        yield model.backbone, {name: model}
+
+
+def _val_splits(cfg: Config, data: Data) -> list[Split]:
+    further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
+               for other in cfg.data.also_evaluate]  # fmt: skip
+    return [data.val, *further]
+
+
+def _measure(cfg: Config, split: Split, backbone: Backbone, methods: dict[str, Baseline | Tmcir]):
+    names = sorted(split.images)
+    row = {name: index for index, name in enumerate(names)}
+    gallery = encode_images(backbone, [split.images[name] for name in names])
+    references = gallery[[row[triplet.reference_name] for triplet in split.triplets]]
+    texts = encode_texts(backbone, joined(split.triplets, cfg.data.val_captions))
+    asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]
+    for method, query in methods.items():
+        if isinstance(query, Tmcir):
+            queries = encode_queries(backbone, query.query, split.triplets, split.images, cfg.data.val_captions)
+        else:
+            queries = query(references, texts)
+        table = evaluate_split(
+            queries, names, gallery, split, asked, cfg.evaluation.recall_at, cfg.evaluation.chunk
+        ).assign(skipped=len(split.skipped))
+        table.insert(0, "method", method)
+        yield table
+
+
+def _iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
+    """Triplet id -> the picture that IACMA pairs with its text."""
+    if cfg.iacma.images == "real":
+        return {triplet.id: data.train.images[triplet.target_name] for triplet in data.train.triplets}
+    folder = cfg.run_dir / "pseudo_targets"
+    images = {triplet.id: folder / f"{triplet.id}.png" for triplet in data.train.triplets[: cfg.editor.limit]}
+    missing = [path for path in images.values() if not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: no such pseudo-target ({len(missing)} missing); run `pseudo-targets` first")
+    return images
+
+
+def _heldout_gallery(data: Data) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    gallery = union(data.held)
+    row = {name: index for index, name in enumerate(gallery)}
+    target = torch.tensor([row[triplet.target_name] for triplet in data.held])
+    reference = torch.tensor([row[triplet.reference_name] for triplet in data.held])
+    return gallery, target, reference
+
+
+def _schedule(settings) -> Schedule:
+    return Schedule(settings.epochs, settings.lr, settings.weight_decay, settings.warmup)
+
+
+def _loaders(cfg: Config, columns, triplets, backbone: Backbone, batch: int):
+    def loader(epoch):
+        return train_loader(columns, triplets, cfg.data.train_captions, backbone.transform, backbone.tokenize, batch,
+                            cfg.seed, epoch)  # fmt: skip
+
+    return loader
+
+
+def sample(triplets: list[Triplet], count: int, seed: int) -> list[Triplet]:
+    """Triplets to show, drawn by a fixed rule and not by hand."""
+    return random.Random(seed).sample(triplets, min(count, len(triplets)))
