@@ -1,0 +1,40 @@
+# Two commands: `make reproduce` runs everything in the lite profile, `make test` checks everything.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: help reproduce test lab notebooks clean
+export HF_HUB_OFFLINE ?= 1
+
+help:
+	@echo "make reproduce   set up, run the five notebooks in the lite profile, print the result table"
+	@echo "make test        set up, lint, unit tests, notebook tests"
+	@echo "make lab         set up, open JupyterLab"
+	@echo "make notebooks   execute the committed notebooks in place"
+	@echo "make clean       remove the lite run and the drawn dataset (not the environment)"
+
+# The stamp is written last: an installation that was interrupted is simply done again.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $(READY)
+
+reproduce: $(READY)
+	$(BIN)/python -m tmcir_lite run --config lite --resume
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env -p no:python --nbval-cell-timeout=3600 notebooks
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(READY)
+	$(BIN)/python -m tmcir_lite notebooks
+
+clean:
+	rm -rf runs/lite data/garments data/garments.partial

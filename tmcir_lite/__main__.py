@@ -1,0 +1,81 @@
+"""The command line: `python -m tmcir_lite run --config lite`, or one stage at a time."""
+
+import argparse
+import sys
+
+from tmcir_lite.files import InputError
+
+STAGES = {
+    "data": ("prepare_data", "draw the garment world if the profile has one; load and check the dataset"),
+    "pseudo-targets": ("make_pseudo_targets", "draw the pseudo-target images"),
+    "iacma": ("train_iacma", "stage 1: align the encoders"),
+    "atf": ("train_atf", "stage 2: train the token fusion"),
+    "evaluate": ("evaluate", "measure every method on val"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, 1 (a notebook failed), 2 (bad input) or 130 (interrupted)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _COMMANDS.get(options.command, _stage)(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command (for `run`: with --resume) goes on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tmcir_lite", description="TMCIR, lite and at paper scale.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    run = commands.add_parser("run", help="all five notebooks in order, then a report")
+    run.add_argument("--resume", action="store_true", help="go on with a run of this name")
+    stages = [commands.add_parser(name, help=text) for name, (_, text) in STAGES.items()]
+    for command in (run, *stages):
+        command.add_argument("--config", default="lite", help="a profile in notebooks/params, or a .yaml file")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
+    commands.add_parser("notebooks", help="execute the committed notebooks in place")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from tmcir_lite import pipeline
+    from tmcir_lite.config import load_config
+
+    try:
+        report = pipeline.run(options.config, options.set, options.resume)
+    except pipeline.StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    table = load_config(options.config, options.set).run_dir / "evaluation" / "results.md"
+    if table.is_file():
+        print(f"\n{table.read_text()}")
+    print(f"report: {report}")
+    return 0
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    from tmcir_lite import pipeline
+
+    try:
+        pipeline.refresh()
+    except pipeline.StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _stage(options: argparse.Namespace) -> int:
+    from tmcir_lite import stages
+    from tmcir_lite.config import load_config
+
+    getattr(stages, STAGES[options.command][0])(load_config(options.config, options.set))
+    return 0
+
+
+_COMMANDS = {"run": _run, "notebooks": _refresh}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The driver: papermill through the notebooks in order, one line a notebook, and a report at the end."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from tmcir_lite.config import load_config, start_run
+from tmcir_lite.files import ROOT, InputError, atomic, write_text
+
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = ("01_data", "02_pseudo_targets", "03_iacma", "04_atf", "05_evaluation")
+PARAMETERS = {"profile", "overrides"}
+
+
+class StageError(RuntimeError):
+    """A notebook stopped; the message names it, the cell and the reason."""
+
+
+def run(profile: str, overrides: Sequence[str] = (), resume: bool = False, folder: Path = FOLDER) -> Path:
+    """Executes the five notebooks into `<run>/notebooks` and returns the path of the report.
+
+    Args:
+        resume: go on with a run of this name: finished notebooks are skipped.
+
+    Raises:
+        InputError: a bad configuration or notebook, or a run of this name that exists while `resume` is false.
+        StageError: a cell failed; the notebooks before it stay, and so does what the stages finished.
+    """
+    cfg = load_config(profile, overrides)
+    check_parameters(folder)
+    done = cfg.run_dir / "notebooks"
+    if done.is_dir() and not resume:
+        raise InputError(f"{cfg.run_dir}: this run exists; go on with --resume, choose another name= or remove it")
+    start_run(cfg)
+    done.mkdir(exist_ok=True)
+    for number, name in enumerate(NOTEBOOKS, 1):
+        output = done / f"{name}.ipynb"
+        print(f"[{number}/{len(NOTEBOOKS)}] {name:<18}", end=" ", flush=True)
+        if output.is_file():
+            print("was done", flush=True)
+            continue
+        started = time.perf_counter()
+        parameters = {"profile": str(profile), "overrides": list(overrides)}
+        _execute(folder / f"{name}.ipynb", output, parameters, folder)
+        print(f"done in {time.perf_counter() - started:.0f} s", flush=True)
+    return report(cfg.run_dir)
+
+
+def refresh(folder: Path = FOLDER) -> None:
+    """Executes the notebooks in place with their own defaults, so that the committed outputs are of a real run."""
+    check_parameters(folder)
+    for name in NOTEBOOKS:
+        path = folder / f"{name}.ipynb"
+        print(f"{name} ...", flush=True)
+        with atomic(path) as temporary:
+            _execute(path, temporary, {}, folder)
+            write_text(temporary, nbformat.writes(_without_traces(nbformat.read(temporary, as_version=4))) + "\n")
+
+
+def check_parameters(folder: Path) -> None:
+    """Makes sure that all notebooks are there and take the driver's parameters, before the first one runs.
+
+    Raises:
+        InputError: a notebook is absent or its `parameters` cell has other names.
+    """
+    for name in NOTEBOOKS:
+        path = Path(folder) / f"{name}.ipynb"
+        if not path.is_file():
+            raise InputError(f"{path}: no such notebook")
+        found = set(papermill.inspect_notebook(path))
+        if found != PARAMETERS:
+            raise InputError(f"{path}: its parameters are {sorted(found)}, the driver gives {sorted(PARAMETERS)}")
+
+
+def report(run_dir: Path) -> Path:
+    """Joins the result table and the executed notebooks into one self-contained `report.html`."""
+    joined = nbformat.v4.new_notebook()
+    table = run_dir / "evaluation" / "results.md"
+    if table.is_file():
+        joined.cells.append(nbformat.v4.new_markdown_cell(f"# Results of run {run_dir.name}\n\n{table.read_text()}"))
+    for name in NOTEBOOKS:
+        path = run_dir / "notebooks" / f"{name}.ipynb"
+        if path.is_file():
+            joined.cells += nbformat.read(path, as_version=4).cells
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(joined)
+    write_text(run_dir / "report.html", page)
+    return run_dir / "report.html"
+
+
+def _execute(source: Path, output: Path, parameters: dict, folder: Path) -> None:
+    unfinished = output.with_name(f"{output.stem}.failed.ipynb")
+    try:
+        with _named_errors(source.stem):
+            papermill.execute_notebook(source, unfinished, parameters, kernel_name="python3", cwd=folder,
+                                       progress_bar=False)  # fmt: skip
+    except BaseException:
+        print("stopped", flush=True)
+        raise
+    unfinished.replace(output)
+
+
+@contextlib.contextmanager
+def _named_errors(notebook: str) -> Iterator[None]:
+    try:
+        yield
+    except PapermillExecutionError as error:
+        last = str(error.evalue).strip() or error.ename
+        raise StageError(f"{notebook}, cell {error.cell_index}: {error.ename}: {last}") from None
+
+
+def _without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Drops what says when and where a notebook was executed, which would differ in every commit."""
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = {"tags": tags} if tags else {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return notebook
