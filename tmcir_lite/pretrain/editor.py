@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from tmcir_lite.config import load_config
 from tmcir_lite.datasets import join_captions
 from tmcir_lite.files import resolve
 from tmcir_lite.garments import (
@@ -28,11 +29,15 @@ from tmcir_lite.garments import (
     sample_garment,
     sample_nuisance,
 )
+from tmcir_lite.model_card import command_line, device_name, publish_folder
 from tmcir_lite.pretrain.autoencoder import LATENTS, as_floats, build_autoencoder, train_decoder
+from tmcir_lite.pretrain.edit_quality import measure_editor, quality_table, sample_edits
 from tmcir_lite.pretrain.tokenizer import train_tokenizer
-from tmcir_lite.training import Schedule, decay_groups, fit, load_weights
+from tmcir_lite.pseudo_targets import edit
+from tmcir_lite.training import Schedule, decay_groups, fit, load_weights, read_history
 
 START_NOISE = 0.2
+DECODER_STEPS, DECODER_BATCH = 100, 32
 _TEXT = 40  # tokens
 _DROP_TEXT, _DROP_BOTH = 0.06, 0.04  # shares of the batch, for classifier-free guidance
 _PAINT = ("colour", "accent", "pattern")  # learned fast; half of the edits leave them alone
@@ -147,6 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--measure", type=int, default=500, help="held-out edits for the card")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     device, work = torch.device(options.device), resolve(options.work)
@@ -168,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     fit(model, batches, schedule, work, device=device, seed=options.seed, score="heldout_score", title="editor",
         groups=decay_groups(model, schedule.weight_decay), validate=validate)  # fmt: skip
     load_weights(model, work / "last.safetensors")
-    train_decoder(vae, work / "decoder", options.decoder_epochs, 100, 32, options.seed, device)
+    train_decoder(vae, work / "decoder", options.decoder_epochs, DECODER_STEPS, DECODER_BATCH, options.seed, device)
     pipeline = assemble(model, vae, tokenizer, scheduler)
     publish(pipeline, options, work)
 
@@ -182,8 +188,37 @@ def assemble(model: Editing, vae, tokenizer, scheduler) -> StableDiffusionInstru
 
 
 def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
-    """Saves the pipeline with its card."""
-    raise NotImplementedError
+    """Saves the pipeline (fp16 safetensors) to `--out`, with the training log and a card of what was measured."""
+    settings = load_config("lite").editor
+    edits = sample_edits(options.measure, seed=0)
+    rows = measure_editor(lambda *batch: _edit_in_batches(pipeline, *batch, settings), edits)
+    history = read_history(work)
+    decoder = read_history(work / "decoder")
+    facts = {
+        "what": "diffusers StableDiffusionInstructPix2PixPipeline on 64x64 pictures; starts from the reference's "
+                "latents (`editor.start: reference`), Euler steps; fp16",
+        "made by": f"`{command_line('editor')}`",
+        "data": f"garment world, pretraining half of the attribute combinations, drawn on the fly; seed {options.seed}",
+        "samples seen": f"{options.epochs * options.steps * options.batch:,} edits; decoder "
+                        f"{options.decoder_epochs * DECODER_STEPS * DECODER_BATCH:,} pictures",
+        "time": f"{(history['seconds'].sum() + decoder['seconds'].sum()) / 3600:.2f} h on "
+                f"{device_name(options.device)}",
+        "autoencoder": f"{decoder['psnr'].iloc[-1]:.1f} dB PSNR on held-out pictures",
+        "sampled with": f"{settings.steps} steps, guidance {settings.guidance}, start noise {settings.start_noise}",
+    }  # fmt: skip
+    made = work / "pipeline"
+    pipeline.to(dtype=torch.float16).save_pretrained(made, safe_serialization=True)
+    heading = f"Measured on {options.measure} held-out edits by drawing (`pretrain/edit_quality.py`), 95% intervals"
+    table = quality_table(rows).to_markdown(index=False)
+    publish_folder(made, resolve(options.out), work, "Lite editor", facts, {heading: table})
+
+
+def _edit_in_batches(pipeline, images, prompts, seeds, settings):
+    pictures = []
+    for start in range(0, len(images), settings.batch):
+        part = slice(start, start + settings.batch)
+        pictures += edit(pipeline, images[part], prompts[part], seeds[part], settings)
+    return pictures
 
 
 if __name__ == "__main__":
