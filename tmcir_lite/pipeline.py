@@ -97,8 +97,10 @@ def _execute(source: Path, output: Path, parameters: dict, folder: Path) -> None
     unfinished = output.with_name(f"{output.stem}.failed.ipynb")
     try:
         with _named_errors(source.stem):
-            papermill.execute_notebook(source, unfinished, parameters, kernel_name="python3", cwd=folder,
-                                       progress_bar=False)  # fmt: skip
+            papermill.execute_notebook(
+                source, unfinished, parameters, kernel_name="python3", cwd=folder, progress_bar=False,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # a new kernel's warnings are not the run's
+            )  # fmt: skip
     except BaseException:
         print("stopped", flush=True)
         raise

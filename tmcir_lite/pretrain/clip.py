@@ -132,7 +132,7 @@ def _batched(encode, inputs: torch.Tensor) -> torch.Tensor:
 
 def build(folder: Path):
     """Writes tokenizer and configuration into `folder` and returns (model, tokenizer) with fresh weights."""
-    tokenizer = train_tokenizer()
+    tokenizer = train_tokenizer(MODEL["text_cfg"]["context_length"])
     tokenizer.save_pretrained(folder)
     config = {**MODEL, "text_cfg": {**MODEL["text_cfg"], "vocab_size": len(tokenizer)}}
     write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": PREPROCESS})

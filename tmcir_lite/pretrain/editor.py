@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from tmcir_lite.config import load_config
 from tmcir_lite.datasets import join_captions
+from tmcir_lite.edit_quality import measure_editor, quality_table, sample_edits
 from tmcir_lite.files import resolve
 from tmcir_lite.garments import (
     CATEGORIES,
@@ -31,7 +32,6 @@ from tmcir_lite.garments import (
 )
 from tmcir_lite.model_card import command_line, device_name, publish_folder
 from tmcir_lite.pretrain.autoencoder import LATENTS, as_floats, build_autoencoder, train_decoder
-from tmcir_lite.pretrain.edit_quality import measure_editor, quality_table, sample_edits
 from tmcir_lite.pretrain.tokenizer import train_tokenizer
 from tmcir_lite.pseudo_targets import edit
 from tmcir_lite.training import Schedule, decay_groups, fit, load_weights, read_history
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device, work = torch.device(options.device), resolve(options.work)
     vae = build_autoencoder().to(device)
-    tokenizer, scheduler = train_tokenizer(), build_scheduler()
+    tokenizer, scheduler = train_tokenizer(_TEXT), build_scheduler()
     model = Editing(build_unet(), build_text_encoder(tokenizer), vae, scheduler).to(device)
     schedule = Schedule(options.epochs, options.lr, weight_decay=0.01, warmup=0.02)
     held_out = EditBatches(tokenizer, seed=-1, epoch=0, steps=4, batch=128)
@@ -208,7 +208,7 @@ def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
     }  # fmt: skip
     made = work / "pipeline"
     pipeline.to(dtype=torch.float16).save_pretrained(made, safe_serialization=True)
-    heading = f"Measured on {options.measure} held-out edits by drawing (`pretrain/edit_quality.py`), 95% intervals"
+    heading = f"Measured on {options.measure} held-out edits by drawing (`edit_quality.py`), 95% intervals"
     table = quality_table(rows).to_markdown(index=False)
     publish_folder(made, resolve(options.out), work, "Lite editor", facts, {heading: table})
 

@@ -21,8 +21,12 @@ _EVERYDAY = (
 )
 
 
-def train_tokenizer(seed: int = 0) -> CLIPTokenizer:
-    """Learns merges on captions of the garment world and some everyday words of the field."""
+def train_tokenizer(context: int, seed: int = 0) -> CLIPTokenizer:
+    """Learns merges on captions of the garment world and some everyday words of the field.
+
+    Args:
+        context: the number of token ids that a text is cut to, recorded in the tokenizer.
+    """
     blank = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
     learner = Tokenizer(models.BPE(end_of_word_suffix=_END))
     learner.normalizer = blank.backend_tokenizer.normalizer
@@ -37,7 +41,7 @@ def train_tokenizer(seed: int = 0) -> CLIPTokenizer:
     pieces += [a + b for a, b in merges if a + b not in set(pieces)]
     # The end token has the highest id, because open_clip pools the text where the id is highest.
     vocabulary = {piece: number for number, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=context)
 
 
 def _merges(learner: Tokenizer) -> list[tuple[str, str]]:

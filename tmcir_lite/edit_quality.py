@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -38,16 +38,24 @@ def sample_edits(count: int, seed: int) -> list[tuple[Picture, Picture, str]]:
 
 
 def measure_editor(edit: Editor, edits: Sequence[tuple[Picture, Picture, str]]) -> pd.DataFrame:
+    """Runs an editor on `edits` and reads its pictures; see `read_edits`."""
+    pictures = edit([reference.draw() for reference, *_ in edits], [text for *_, text in edits], range(len(edits)))
+    return read_edits((reference, perfect.garment, picture)
+                      for (reference, perfect, _), picture in zip(edits, pictures, strict=True))  # fmt: skip
+
+
+def read_edits(edits: Iterable[tuple[Picture, Garment, Image.Image]]) -> pd.DataFrame:
     """One row for each attribute of each edit: columns edit, changes, attribute, asked (bool), right (bool).
 
     `right` says that an asked-for attribute was read as asked, or any other as in the reference (see `read_garment`).
+
+    Args:
+        edits: what the reference shows, the garment asked for, and the edited picture.
     """
-    pictures = edit([reference.draw() for reference, *_ in edits], [text for *_, text in edits], range(len(edits)))
     rows = []
-    for number, ((reference, perfect, _), picture) in enumerate(zip(edits, pictures, strict=True)):
-        changed = reference.garment.differences(perfect.garment)
-        read = read_garment(picture, (reference.garment, perfect.garment), reference.nuisance)
-        wrong = perfect.garment.differences(read)
+    for number, (reference, asked, picture) in enumerate(edits):
+        changed = reference.garment.differences(asked)
+        wrong = asked.differences(read_garment(picture, (reference.garment, asked), reference.nuisance))
         rows += [
             {"edit": number, "changes": len(changed), "attribute": name, "asked": name in changed,
              "right": name not in wrong} for name in ATTRIBUTES
@@ -89,6 +97,8 @@ def quality_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _share(right: pd.Series) -> str:
     """A percentage with its Wilson 95% interval."""
+    if len(right) == 0:
+        return "none such"
     n, p, z = len(right), right.mean(), 1.96
     centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (100 * (centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))

@@ -1,0 +1,101 @@
+"""What the notebooks look at beside the result table: edits read back, token similarities, retrievals side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tmcir_lite.atf import similarity
+from tmcir_lite.backbone import Backbone
+from tmcir_lite.baselines import weighted_sum
+from tmcir_lite.config import Config
+from tmcir_lite.datasets import Split, Triplet, protocol
+from tmcir_lite.edit_quality import quality_table, read_edits
+from tmcir_lite.evaluation import target_ranks, top
+from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
+from tmcir_lite.garments import Picture, read_attributes
+from tmcir_lite.stages import Data, load_aligned, load_trained, tune_weight
+from tmcir_lite.transforms import load_image, pixels
+
+
+def known_attributes(split: Split) -> dict[str, Picture] | None:
+    """What every picture of a garment world shows; None for a dataset of real pictures."""
+    return read_attributes(split.root) if (split.root / "attributes.jsonl").is_file() else None
+
+
+def perfect_edit(known: dict[str, Picture] | None, triplet: Triplet) -> Image.Image | None:
+    """The target's garment, photographed as the reference was; None where attributes are not known."""
+    if known is None:
+        return None
+    return Picture(known[triplet.target_name].garment, known[triplet.reference_name].nuisance).draw()
+
+
+def pseudo_target_quality(cfg: Config, data: Data, count: int) -> pd.DataFrame:
+    """Achieved and kept (see `edit_quality`) over the first `count` pseudo-targets of the run."""
+    known, folder = known_attributes(data.train), cfg.run_dir / "pseudo_targets"
+    return quality_table(read_edits(
+        (known[t.reference_name], known[t.target_name].garment, load_image(folder / f"{t.id}.png"))
+        for t in data.train.triplets[: min(count, cfg.editor.limit or count)]
+    ))  # fmt: skip
+
+
+@torch.no_grad()
+def token_cosines(cfg: Config, backbone: Backbone, triplets: Sequence[Triplet], split: Split) -> Tensor:
+    """Cosines of all patch tokens with all word tokens, padding left out, over some queries; one flat tensor."""
+    device = next(backbone.parameters()).device
+    image = backbone.image(pixels([split.images[t.reference_name] for t in triplets], backbone.transform).to(device))
+    text = backbone.text(backbone.tokenize(joined(triplets, cfg.data.val_captions)).to(device))
+    S = similarity(image.tokens, text.tokens)
+    return S[text.mask[:, None, :].expand_as(S)].cpu()
+
+
+def compare_retrievals(cfg: Config, data: Data, count: int, top_k: int):
+    """The queries of one category whose target rank differs most between the tuned weighted sum and TMCIR.
+
+    The rule: category and protocol are the first of each; `count` queries with the largest ratio of ranks in TMCIR's
+    favour, and `count` in the sum's.
+
+    Returns:
+        A list of (title, rows of pictures, captions, column titles), a method a row, for `viz.picture_rows`.
+    """
+    category = next(iter(data.val.galleries))
+    rules = protocol(data.val, cfg.evaluation.protocols[0], category)
+    triplets = [t for t in data.val.triplets if t.category == category]
+    row = {name: index for index, name in enumerate(rules.gallery)}
+    target = torch.tensor([row[t.target_name] for t in triplets])
+    masked = torch.tensor([row[t.reference_name] for t in triplets]) if rules.masked else None
+    found = {}
+    for name, (queries, gallery) in _both_methods(cfg, data, triplets, rules.gallery).items():
+        ranks = target_ranks(queries, gallery, target, masked)
+        found[name] = ranks, top(queries, gallery, top_k, masked)
+    (theirs, _), (ours, _) = found.values()
+    order = (theirs.float() / ours.float()).argsort(descending=True).tolist()
+    chosen = [("TMCIR ranks the target better", order[:count]), ("TMCIR ranks it worse", order[::-1][:count])]
+    return [_panel(title, i, triplets, found, rules.gallery, data.val.images) for title, part in chosen for i in part]
+
+
+def _both_methods(cfg: Config, data: Data, triplets: Sequence[Triplet], names: Sequence[str]):
+    images = data.val.images
+    paths = [images[name] for name in names]
+    aligned, model = load_aligned(cfg), load_trained(cfg)
+    weight = tune_weight(cfg, aligned, data)[0]
+    references = encode_images(aligned, [images[t.reference_name] for t in triplets])
+    texts = encode_texts(aligned, joined(triplets, cfg.data.val_captions))
+    ours = encode_queries(model.backbone, model.query, triplets, images, cfg.data.val_captions)
+    return {
+        "IACMA, sum": (weighted_sum(weight)(references, texts), encode_images(aligned, paths)),
+        "TMCIR": (ours, encode_images(model.backbone, paths)),
+    }
+
+
+def _panel(title: str, index: int, triplets, found, names, images: dict[str, Path]):
+    triplet, rows, captions = triplets[index], [], []
+    for method, (ranks, best) in found.items():
+        shown = [names[number] for number in best[index].tolist()]
+        rows.append([images[triplet.reference_name], images[triplet.target_name], *(images[name] for name in shown)])
+        captions.append(f"{method}: target at rank {ranks[index].item()}")
+    heading = f"{title}. {' / '.join(triplet.captions)}"
+    return heading, rows, captions, ["reference", "target", *(f"#{k + 1}" for k in range(len(rows[0]) - 2))]

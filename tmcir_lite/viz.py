@@ -1,0 +1,148 @@
+"""Every figure the notebooks show. Each function draws and returns a matplotlib figure."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from tmcir_lite.atf import Match
+from tmcir_lite.transforms import load_image
+
+sns.set_theme(context="notebook", style="whitegrid")
+
+Picture = Image.Image | Path | None
+
+
+def picture_rows(rows: Sequence[Sequence[Picture]], titles: Sequence[str], captions: Sequence[str] = ()) -> Figure:
+    """Pictures in rows (None leaves a gap), a title over each column, a caption to the left of each row."""
+    figure, axes = plt.subplots(len(rows), len(titles), figsize=(1.7 * len(titles) + 2.2, 1.75 * len(rows) + 0.4),
+                                squeeze=False)  # fmt: skip
+    for number, (row, line) in enumerate(zip(rows, axes, strict=True)):
+        for picture, axis in zip(row, line, strict=True):
+            _show(axis, picture)
+        if captions:
+            line[0].set_ylabel(textwrap.fill(captions[number], 26), rotation=0, ha="right", va="center", fontsize=9)
+    for title, axis in zip(titles, axes[0], strict=True):
+        axis.set_title(title, fontsize=11)
+    figure.tight_layout(h_pad=0.4, w_pad=0.4)
+    plt.close(figure)
+    return figure
+
+
+def _show(axis, picture: Picture) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(False)
+    if picture is None:
+        axis.set_frame_on(False)
+        return
+    axis.imshow(load_image(picture) if isinstance(picture, Path) else picture, interpolation="nearest")
+
+
+def histories(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Training loss and held-out recall by epoch, one line a training."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
+    for name, table in tables.items():
+        left.plot(table["epoch"], table["loss"], marker="o", label=name)
+        right.plot(table["epoch"], table["heldout_R@10"], marker="o", label=name)
+    left.set(xlabel="epoch", ylabel="loss (train)")
+    right.set(xlabel="epoch (0: before training)", ylabel="R@10, held-out train (%)")
+    right.legend()
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def weight_sweeps(sweeps: Mapping[str, pd.DataFrame]) -> Figure:
+    """R@10 of the weighted sum against the text's weight."""
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    for name, sweep in sweeps.items():
+        axis.plot(sweep["weight"], sweep["R@10"], marker=".", label=name)
+    axis.set(xlabel="weight of the text in the sum", ylabel="R@10, held-out train (%)")
+    axis.legend()
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def similarity_map(S: Tensor, words: Sequence[str], patches: Sequence[str] | None = None) -> Figure:
+    """Cosines of visual tokens (rows) and text tokens (columns), N M."""
+    tall = 0.42 * len(S) if patches else 4.2
+    figure, axis = plt.subplots(figsize=(max(4.5, 0.62 * len(words)), max(2.6, tall)))
+    labels = {"xticklabels": list(words), "yticklabels": list(patches) if patches else 8}
+    bar = {"label": "cosine"}
+    sns.heatmap(
+        S.numpy(), cmap="vlag", vmin=-1, vmax=1, annot=bool(patches), fmt=".2f", ax=axis, cbar_kws=bar, **labels
+    )
+    axis.set(xlabel="text tokens", ylabel="visual tokens")
+    axis.tick_params(axis="x", rotation=60)
+    axis.tick_params(axis="y", rotation=0)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def cosine_spread(groups: Mapping[str, Tensor]) -> Figure:
+    """Distributions of cosines, one curve a group."""
+    figure, axis = plt.subplots(figsize=(6, 3.2))
+    for name, values in groups.items():
+        sns.kdeplot(values.flatten().numpy(), ax=axis, label=name, fill=True, alpha=0.25)
+    axis.set(xlabel="cosine of a patch token and a word token", ylabel="density")
+    axis.legend()
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def merge_map(picture: Image.Image, grid: tuple[int, int], match: Match, words: Sequence[str], row: int = 0) -> Figure:
+    """The reference image with the words written on the patches that they merged into; below it, the kept words."""
+    figure, axis = plt.subplots(figsize=(4.6, 5.0))
+    _show(axis, picture)
+    height, width = picture.height / grid[0], picture.width / grid[1]
+    merged, kept = match.merged[row], match.kept[row]
+    positions = merged.nonzero().flatten().tolist() + kept.nonzero().flatten().tolist()
+    word_at = dict(zip(sorted(positions), words, strict=True))
+    by_patch: dict[int, list[str]] = {}
+    for token in merged.nonzero().flatten().tolist():
+        by_patch.setdefault(match.index[row, token].item(), []).append(word_at[token])
+    for patch, said in by_patch.items():
+        x, y = patch % grid[1] * width - 0.5, patch // grid[1] * height - 0.5
+        axis.add_patch(plt.Rectangle((x, y), width, height, fill=False, edgecolor="white", linewidth=2))
+        axis.text(x + width / 2, y + height / 2, "\n".join(said), ha="center", va="center", fontsize=9, color="white",
+                  bbox={"facecolor": "black", "alpha": 0.65, "pad": 1.5, "linewidth": 0})  # fmt: skip
+    unmerged = " ".join(word_at[token] for token in kept.nonzero().flatten().tolist()) or "none"
+    axis.set_xlabel(textwrap.fill(f"kept as tokens of their own: {unmerged}", 44), fontsize=10)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def method_bars(table: pd.DataFrame, title: str) -> Figure:
+    """Recall of each method (rows of `table`) at each k (columns)."""
+    long = table.reset_index().melt("method", var_name="measure", value_name="%")
+    figure, axis = plt.subplots(figsize=(10, 4.2))
+    sns.barplot(long, x="measure", y="%", hue="method", ax=axis, palette="colorblind")
+    axis.set(title=title, xlabel="")
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def shares(table: pd.DataFrame, title: str) -> Figure:
+    """Horizontal bars of percentages; rows are what is named, columns the groups."""
+    figure, axis = plt.subplots(figsize=(7, 0.42 * len(table) + 1.4))
+    table.iloc[::-1].plot.barh(ax=axis, width=0.75)
+    axis.set(title=title, xlabel="%", ylabel="")
+    axis.set_xlim(0, max(100.0, float(np.nanmax(table.to_numpy()))))
+    axis.legend(fontsize=9, loc="lower right")
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
