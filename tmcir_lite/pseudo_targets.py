@@ -4,8 +4,10 @@ Any diffusers image-editing pipeline serves, from a folder or by model id and re
 folder with a manifest; an interrupted generation goes on and ends with the same files.
 """
 
+import contextlib
 import inspect
 import json
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +18,13 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image, ImageOps
-from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from tmcir_lite.config import Editor
 from tmcir_lite.datasets import Triplet, join_captions
 from tmcir_lite.files import InputError, atomic, resolve, sha256, write_text
 from tmcir_lite.model_card import check_hashes
+from tmcir_lite.progress import Progress
 from tmcir_lite.transforms import load_image
 
 MANIFEST = "manifest.jsonl"
@@ -40,16 +43,27 @@ def load_editor(settings: Editor, device: torch.device) -> DiffusionPipeline:
         raise InputError(f"editor.model: {local}: no such folder; give a diffusers pipeline folder or a model id")
     source = str(local) if local.is_dir() else settings.model
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    diffusers_logging.disable_progress_bar()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            source, revision=settings.revision, torch_dtype=dtype, use_safetensors=True
-        )
+        with _quiet():
+            pipeline = DiffusionPipeline.from_pretrained(
+                source, revision=settings.revision, torch_dtype=dtype, use_safetensors=True
+            )
     except Exception as error:  # hub, licence, file and class errors alike come through here
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"editor.model: {source} (revision {settings.revision}) cannot be loaded: {reason}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Loading prints bars, and notes about classes that serve but are not the usual ones; errors are raised anyway."""
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # diffusers renames torch_dtype; older versions know no other
+        yield
 
 
 @torch.no_grad()
@@ -124,7 +138,7 @@ def generate(
     if len(records) == len(jobs):
         return records
     pipeline = load()
-    bar = tqdm(total=len(jobs), initial=len(records), desc="pseudo-targets", unit="image", mininterval=5)
+    progress = Progress("pseudo-targets", len(jobs), len(records))
     for start in range(len(records), len(jobs), settings.batch):
         batch = jobs[start : start + settings.batch]
         images = [load_image(job.reference) for job in batch]
@@ -138,8 +152,7 @@ def generate(
         with open(folder / MANIFEST, "a", encoding="utf-8") as manifest:
             manifest.writelines(json.dumps(line) + "\n" for line in lines)
         records += lines
-        bar.update(len(batch))
-    bar.close()
+        progress.advance(len(batch))
     return records
 
 

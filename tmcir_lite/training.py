@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,9 +14,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from tmcir_lite.files import InputError, atomic, read_json, write_json
+from tmcir_lite.progress import watched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def _epoch(model, loader, optimizer, accelerator, schedule, epoch, title) -> float:
     total, steps = 0.0, len(loader)
-    for index, batch in enumerate(tqdm(loader, desc=f"{title} {epoch}/{schedule.epochs}", disable=_quiet())):
+    for index, batch in enumerate(tqdm(loader, desc=f"{title} {epoch}/{schedule.epochs}", disable=not watched())):
         factor = schedule.factor((epoch - 1) * steps + index, schedule.epochs * steps)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
@@ -133,11 +133,6 @@ def _epoch(model, loader, optimizer, accelerator, schedule, epoch, title) -> flo
     if not math.isfinite(total):
         raise InputError(f"{title}: the loss is not finite in epoch {epoch}; lower the learning rate ({schedule.lr})")
     return total / steps
-
-
-def _quiet() -> bool:
-    """True when nobody watches: then a log gets one line an epoch and no bar."""
-    return not sys.stderr.isatty()
 
 
 def _log(title: str, epochs: int, row: dict) -> None:

@@ -115,7 +115,8 @@ def merge_map(picture: Image.Image, grid: tuple[int, int], match: Match, words: 
     for patch, said in by_patch.items():
         x, y = patch % grid[1] * width - 0.5, patch // grid[1] * height - 0.5
         axis.add_patch(plt.Rectangle((x, y), width, height, fill=False, edgecolor="white", linewidth=2))
-        axis.text(x + width / 2, y + height / 2, "\n".join(said), ha="center", va="center", fontsize=9, color="white",
+        label = textwrap.fill(" ".join(said), 16)
+        axis.text(x + width / 2, y + height / 2, label, ha="center", va="center", fontsize=8, color="white",
                   bbox={"facecolor": "black", "alpha": 0.65, "pad": 1.5, "linewidth": 0})  # fmt: skip
     unmerged = " ".join(word_at[token] for token in kept.nonzero().flatten().tolist()) or "none"
     axis.set_xlabel(textwrap.fill(f"kept as tokens of their own: {unmerged}", 44), fontsize=10)

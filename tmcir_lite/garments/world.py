@@ -5,12 +5,9 @@ import json
 import multiprocessing
 import random
 import shutil
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-
-from tqdm.auto import tqdm
 
 from tmcir_lite.files import InputError, read_json, write_json
 from tmcir_lite.garments.attributes import (
@@ -24,6 +21,7 @@ from tmcir_lite.garments.attributes import (
 )
 from tmcir_lite.garments.captions import relative_caption, relative_captions
 from tmcir_lite.garments.drawing import draw
+from tmcir_lite.progress import Progress
 
 CATEGORIES = tuple(TYPES)
 _CHANGES = (1, 2, 2, 3)  # number of attributes a query asks to change, drawn uniformly
@@ -230,7 +228,7 @@ def _save(job: tuple[Path, Picture]) -> None:
 def _draw_all(pictures: dict[Path, Picture]) -> None:
     for folder in {path.parent for path in pictures}:
         folder.mkdir(parents=True, exist_ok=True)
-    jobs: Iterable[tuple[Path, Picture]] = pictures.items()
+    progress = Progress("drawing", len(pictures))
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        for _ in tqdm(pool.map(_save, jobs, chunksize=256), total=len(pictures), desc="drawing", mininterval=2):
-            pass
+        for _ in pool.map(_save, pictures.items(), chunksize=256):
+            progress.advance()

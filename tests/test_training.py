@@ -1,0 +1,110 @@
+"""The training loop: it learns, resumes to the same result, and refuses what does not fit."""
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from tmcir_lite.files import InputError
+from tmcir_lite.training import Schedule, fit, is_complete, load_weights, read_history
+
+SCHEDULE = Schedule(epochs=4, lr=0.05)
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def forward(self, x, y):
+        return (self.layer(x).squeeze(1) - y).square().mean()
+
+
+def batches(epoch):
+    order = torch.Generator().manual_seed(epoch)
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(9))
+    data = [{"x": row, "y": row.sum()} for row in x]
+    return DataLoader(data, batch_size=16, shuffle=True, generator=order)
+
+
+def train(folder, fail_at=None, schedule=SCHEDULE, seed=0, loader=batches):
+    model, calls = Line(), iter(range(100))
+
+    def validate():
+        call = next(calls)
+        if call == fail_at:
+            raise KeyboardInterrupt
+        return {"score": -sum(p.detach().square().sum().item() for p in model.parameters())}
+
+    history = fit(model, loader, schedule, folder, device=torch.device("cpu"), seed=seed, validate=validate,
+                  score="score")  # fmt: skip
+    return model, history
+
+
+def test_learns_and_leaves_its_history(tmp_path):
+    _, history = train(tmp_path)
+    assert history["loss"].iloc[-1] < history["loss"].iloc[1]
+    assert list(history["epoch"]) == [0, 1, 2, 3, 4]
+    assert len(read_history(tmp_path)) == 5
+    assert is_complete(tmp_path, 4)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in {".pt", ".bin", ".pkl", ".pth"}]
+
+
+@pytest.mark.parametrize("fail_at", [1, 2, 3])
+def test_interrupted_training_ends_the_same(tmp_path, fail_at):
+    whole, expected = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", fail_at=fail_at)
+    resumed, history = train(tmp_path / "broken")
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
+
+
+def test_running_a_finished_training_again_changes_nothing(tmp_path):
+    _, first = train(tmp_path)
+    _, again = train(tmp_path)
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_best_is_by_score_and_last_is_last(tmp_path):
+    model, history = train(tmp_path)
+    best, last = Line(), Line()
+    load_weights(best, tmp_path / "best.safetensors")
+    load_weights(last, tmp_path / "last.safetensors")
+    norm = -sum(p.detach().square().sum().item() for p in best.parameters())
+    assert norm == pytest.approx(history["score"].max(), rel=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(last.parameters(), model.parameters(), strict=True))
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    train(tmp_path)
+    with pytest.raises(InputError, match="lr"):
+        train(tmp_path, schedule=Schedule(epochs=4, lr=0.1))
+
+
+def test_infinite_loss_stops(tmp_path):
+    def loader(epoch):
+        return DataLoader([{"x": torch.zeros(3), "y": torch.tensor(float("nan"))}] * 4, batch_size=2)
+
+    with pytest.raises(InputError, match="not finite in epoch 1"):
+        train(tmp_path, loader=loader)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    train(tmp_path)
+    with pytest.raises(InputError, match="another architecture"):
+        load_weights(nn.Linear(2, 2), tmp_path / "best.safetensors")
+    with pytest.raises(InputError, match="no such weights"):
+        load_weights(nn.Linear(2, 2), tmp_path / "absent.safetensors")
+
+
+def test_warm_up_then_cosine():
+    schedule = Schedule(epochs=1, lr=1.0, warmup=0.2)
+    factors = [schedule.factor(step, 10) for step in range(10)]
+    assert factors[:2] == [0.5, 1.0]
+    assert factors[2] == pytest.approx(1.0)
+    assert factors[6] == pytest.approx(0.5)
+    assert factors[9] < 0.05
