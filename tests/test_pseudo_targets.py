@@ -1,0 +1,87 @@
+"""Pseudo-targets: the same files whatever the batch, the order or the moment of a kill."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from tmcir_lite.config import load_config
+from tmcir_lite.files import InputError, sha256
+from tmcir_lite.garments import draw, sample_garment, sample_nuisance
+from tmcir_lite.pseudo_targets import MANIFEST, Job, edit, generate, load_editor
+
+
+@pytest.fixture(scope="module")
+def settings(editor_folder):
+    settings = load_config("lite").editor
+    return settings.model_copy(update={"model": str(editor_folder), "steps": 2, "batch": 2})
+
+
+@pytest.fixture(scope="module")
+def pipeline(settings):
+    return load_editor(settings, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("references"), random.Random(0)
+    jobs = []
+    for number in range(5):
+        path = folder / f"{number}.png"
+        draw(sample_garment(rng, "dress", True), sample_nuisance(rng)).save(path)
+        jobs.append(Job(f"q{number}", path, f"is red {number}", seed=number))
+    return jobs
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_neighbours_do_not_change_a_picture(pipeline, settings, jobs):
+    from PIL import Image
+
+    pictures = [Image.open(job.reference) for job in jobs[:3]]
+    together = edit(pipeline, pictures, ["is red", "is plain", "is blue"], [1, 2, 3], settings)
+    alone = edit(pipeline, pictures[1:2], ["is plain"], [2], settings)[0]
+    assert np.abs(np.asarray(alone, int) - np.asarray(together[1], int)).max() <= 1  # rounding of other batch sizes
+
+
+def test_manifest_says_how_each_picture_was_made(pipeline, settings, jobs, tmp_path):
+    records = generate(lambda: pipeline, jobs, settings, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / MANIFEST).read_text().splitlines()]
+    assert lines == records
+    assert [line["id"] for line in lines] == [job.id for job in jobs]
+    for line in lines:
+        assert line["sha256"] == sha256(tmp_path / f"{line['id']}.png")
+        assert {"prompt", "seed", "steps", "guidance", "model", "revision", "reference"} <= set(line)
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 3, 4])
+def test_killed_and_started_again_ends_with_the_same_files(pipeline, settings, jobs, tmp_path, killed_after):
+    generate(lambda: pipeline, jobs, settings, tmp_path / "whole")
+    generate(lambda: pipeline, jobs, settings, tmp_path / "broken")
+    manifest = tmp_path / "broken" / MANIFEST
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:killed_after]) + lines[killed_after][:20])  # killed while a line was written
+    for job in jobs[killed_after + 1 :]:
+        (tmp_path / "broken" / f"{job.id}.png").unlink()
+    generate(lambda: pipeline, jobs, settings, tmp_path / "broken")
+    assert files(tmp_path / "broken") == files(tmp_path / "whole")
+
+
+def test_finished_generation_loads_no_model(pipeline, settings, jobs, tmp_path):
+    generate(lambda: pipeline, jobs, settings, tmp_path)
+    generate(lambda: pytest.fail("loaded"), jobs, settings, tmp_path)
+
+
+def test_other_settings_in_the_same_folder_are_refused(pipeline, settings, jobs, tmp_path):
+    generate(lambda: pipeline, jobs[:2], settings, tmp_path)
+    with pytest.raises(InputError, match="begun with another steps"):
+        generate(lambda: pipeline, jobs, settings.model_copy(update={"steps": 3}), tmp_path)
+
+
+def test_missing_editor_is_one_clear_line(settings, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        load_editor(settings.model_copy(update={"model": str(tmp_path / "absent")}), torch.device("cpu"))
