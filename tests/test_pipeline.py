@@ -1,0 +1,83 @@
+"""The driver and the command line on small notebooks of their own."""
+
+import nbformat
+import pytest
+
+from tmcir_lite import __main__, pipeline
+from tmcir_lite.files import InputError
+
+PARAMETERS = 'profile = "lite"\noverrides = []'
+
+
+def write(folder, sources):
+    folder.mkdir(exist_ok=True)
+    for name, source in zip(pipeline.NOTEBOOKS, sources, strict=True):
+        first = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        notebook = nbformat.v4.new_notebook(cells=[first, nbformat.v4.new_code_cell(source)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "notebooks", [f"print({n}, profile, overrides[-1:])" for n in range(5)])
+    return tmp_path / "notebooks"
+
+
+@pytest.fixture
+def overrides(tmp_path):
+    return [f"runs={tmp_path}/runs", "name=r"]
+
+
+def test_runs_in_order_with_parameters_then_resumes(folder, overrides, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir("/")
+    report = pipeline.run("lite", overrides, folder=folder)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert [line.split()[1] for line in lines] == list(pipeline.NOTEBOOKS)
+    page = report.read_text()
+    assert "0 lite ['name=r']" in page.replace("&#39;", "'")
+    assert page.index("0 lite") < page.index("4 lite")
+    with pytest.raises(InputError, match="--resume"):
+        pipeline.run("lite", overrides, folder=folder)
+    pipeline.run("lite", overrides, resume=True, folder=folder)
+    assert capsys.readouterr().out.count("was done") == 5
+
+
+def test_failing_cell_is_named_and_earlier_results_stay(folder, overrides, tmp_path):
+    write(folder, ["1", "raise ValueError('no such thing')", "3", "4", "5"])
+    with pytest.raises(pipeline.StageError, match="02_pseudo_targets, cell 2: ValueError: no such thing"):
+        pipeline.run("lite", overrides, folder=folder)
+    done = {path.name for path in (tmp_path / "runs" / "r" / "notebooks").iterdir()}
+    assert done == {"01_data.ipynb", "02_pseudo_targets.failed.ipynb"}
+
+
+def test_unknown_parameter_is_refused_before_anything_runs(folder, overrides, tmp_path):
+    path = folder / "05_evaluation.ipynb"
+    path.write_text(path.read_text().replace("overrides = []", "extra = 1"))
+    with pytest.raises(InputError, match="05_evaluation.ipynb: its parameters"):
+        pipeline.run("lite", overrides, folder=folder)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_refresh_leaves_outputs_and_no_traces(folder):
+    pipeline.refresh(folder)
+    notebook = nbformat.read(folder / "01_data.ipynb", as_version=4)
+    assert notebook.cells[1].outputs[0].text == "0 lite []\n"
+    assert "papermill" not in (folder / "01_data.ipynb").read_text()
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.ipynb" for name in pipeline.NOTEBOOKS]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--config", "huge"], "profile 'huge': unknown"),
+        (["data", "--set", "iacma.lr=1e-5"], "write 1.0e-5"),
+        (["iacma", "--set", "iacma.epoch=3"], "did you mean iacma.epochs"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
+    assert __main__.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert len(error.splitlines()) == 1

@@ -1,0 +1,54 @@
+"""What is committed holds together: notebooks, weights, commands."""
+
+import json
+import re
+
+import papermill
+import pytest
+
+from tmcir_lite.files import ROOT
+from tmcir_lite.model_card import HASHES, check_hashes
+from tmcir_lite.pipeline import NOTEBOOKS, check_parameters
+
+FOLDER = ROOT / "notebooks"
+
+
+def cells(name):
+    return json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"]
+
+
+def test_notebooks_default_to_the_lite_profile():
+    check_parameters(FOLDER)
+    for name in NOTEBOOKS:
+        defaults = {
+            key: value["default"] for key, value in papermill.inspect_notebook(FOLDER / f"{name}.ipynb").items()
+        }
+        assert defaults == {"profile": '"lite"', "overrides": "[]"}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_are_small_and_without_errors_or_traces(name):
+    text = (FOLDER / f"{name}.ipynb").read_text()
+    notebook = json.loads(text)
+    assert len(text) < 3_000_000
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert not {"widgets", "papermill"} & set(notebook["metadata"])
+    assert not [o for cell in cells(name) for o in cell.get("outputs", []) if o["output_type"] == "error"]
+
+
+def test_every_command_of_the_readme_is_there():
+    named = set(re.findall(r"make (\w+)", (ROOT / "README.md").read_text()))
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"reproduce", "test"} <= named
+    assert not [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
+
+
+def test_shipped_weights_match_their_hashes_and_are_small():
+    folders = [path.parent for path in (ROOT / "data" / "models").glob(f"*/{HASHES}")]
+    assert folders
+    for folder in folders:
+        check_hashes(folder)
+        assert (folder / "README.md").is_file()
+    files = [path for path in (ROOT / "data" / "models").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25_000_000
+    assert not [path for path in files if path.suffix in {".bin", ".pt", ".pkl", ".pth"}]

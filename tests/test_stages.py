@@ -1,0 +1,86 @@
+"""The whole chain on a tiny world with untrained models: what a user's run leaves behind."""
+
+import pandas as pd
+import pytest
+
+from tmcir_lite import stages
+from tmcir_lite.config import load_config
+from tmcir_lite.files import InputError
+
+RECALLS = ["R@1", "R@5", "R@10", "R@50"]
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory, clip_folder, editor_folder):
+    root = tmp_path_factory.mktemp("run")
+    return [
+        f"runs={root}", "name=tiny", "device=cpu", f"garments.root={root}/world", f"data.root={root}/world/fashioniq",
+        f"data.also_evaluate=[{{layout: cirr, root: {root}/world/cirr}}]", "garments.train=60", "garments.val=9",
+        "garments.gallery=8", "garments.cirr_train=4", "garments.cirr_val=10", f"backbone.name=local-dir:{clip_folder}",
+        f"editor.model={editor_folder}", "editor.steps=1", "iacma.epochs=1", "iacma.batch=8", "atf.epochs=2",
+        "atf.batch=8",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cfg(overrides):
+    cfg = load_config("lite", overrides)
+    stages.make_pseudo_targets(cfg)
+    stages.train_iacma(cfg)
+    stages.train_atf(cfg)
+    stages.evaluate(cfg)
+    return cfg
+
+
+def test_a_run_leaves_everything_in_one_folder(cfg):
+    expected = [
+        "config.yaml", "environment.json", "pseudo_targets/manifest.jsonl", "iacma/model/open_clip_model.safetensors",
+        "iacma/history.csv", "iacma/metrics.json", "atf/model/fusion.safetensors", "atf/history.csv",
+        "evaluation/results.csv", "evaluation/results.md",
+    ]  # fmt: skip
+    assert [name for name in expected if not (cfg.run_dir / name).is_file()] == []
+
+
+def test_results_name_method_protocol_and_origin(cfg):
+    results = pd.read_csv(cfg.run_dir / "evaluation" / "results.csv")
+    assert {"original", "original-masked", "val-union", "cirr"} == set(results["protocol"])
+    assert results[["seed", "device", "queries", "gallery"]].notna().all(axis=None)
+    assert results[RECALLS].apply(lambda column: column.between(0, 100)).all(axis=None)
+    assert results["method"].nunique() == 7
+    assert results.query("protocol == 'cirr'")["Rs@1"].notna().all()
+    text = (cfg.run_dir / "evaluation" / "results.md").read_text()
+    assert "seed 0" in text
+    assert "protocol val-union" in text
+
+
+def test_image_only_with_the_reference_kept_never_finds_the_target_first(cfg):
+    results = pd.read_csv(cfg.run_dir / "evaluation" / "results.csv")
+    row = results.query("method == 'image only' and protocol == 'original' and category == 'mean'")
+    assert row["R@1"].item() == 0  # the reference itself is always nearer
+
+
+def test_stages_that_are_complete_are_not_run_again(cfg, monkeypatch):
+    monkeypatch.setattr(stages, "load_backbone", lambda *a, **k: pytest.fail("a model was loaded again"))
+    monkeypatch.setattr(stages, "load_editor", lambda *a: pytest.fail("an editor was loaded again"))
+    assert len(stages.make_pseudo_targets(cfg)) == 60
+    assert len(stages.train_iacma(cfg)) == 2
+    assert len(stages.train_atf(cfg)) == 3
+    stages.evaluate(cfg)
+
+
+def test_held_out_triplets_share_no_picture_with_the_rest(cfg):
+    data = stages.prepare_data(cfg)
+    names = [{name for t in part for name in (t.reference_name, t.target_name)} for part in (data.kept, data.held)]
+    assert data.held
+    assert not names[0] & names[1]
+
+
+def test_iacma_without_pseudo_targets_says_what_to_run(overrides):
+    cfg = load_config("lite", [*overrides, "name=skipped"])
+    with pytest.raises(InputError, match="run `pseudo-targets` first"):
+        stages.train_iacma(cfg)
+
+
+def test_another_configuration_under_the_same_name_is_refused(cfg, overrides):
+    with pytest.raises(InputError, match="iacma.lr"):
+        stages.prepare_data(load_config("lite", [*overrides, "iacma.lr=0.5"]))
