@@ -28,6 +28,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env -p no:python --nbval-cell-timeout=3600 notebooks
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
