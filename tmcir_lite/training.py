@@ -164,7 +164,7 @@ class _Checkpoint:
     def save(self, history: list[dict], score: str) -> None:
         """Weights first, under the epoch's own name; then `state.json`, whose rename makes the epoch count."""
         epoch = history[-1]["epoch"]
-        weights = {name: tensor.contiguous() for name, tensor in self._model.state_dict().items()}
+        weights = self._model.state_dict()
         _save_tensors(weights, self._file("model", epoch))
         if epoch:
             _save_tensors(_optimizer_tensors(self._optimizer), self._file("optimizer", epoch))
@@ -190,7 +190,7 @@ class _Checkpoint:
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     with atomic(path) as temporary:
-        save_file(tensors, temporary)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def _optimizer_tensors(optimizer) -> dict[str, torch.Tensor]:

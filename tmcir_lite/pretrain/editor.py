@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -22,7 +23,9 @@ from tmcir_lite.datasets import join_captions
 from tmcir_lite.edit_quality import measure_editor, quality_table, sample_edits
 from tmcir_lite.files import resolve
 from tmcir_lite.garments import (
+    ATTRIBUTES,
     CATEGORIES,
+    VALUES,
     Picture,
     relative_caption,
     relative_captions,
@@ -36,9 +39,11 @@ from tmcir_lite.pretrain.tokenizer import train_tokenizer
 from tmcir_lite.pseudo_targets import edit
 from tmcir_lite.training import Schedule, decay_groups, fit, load_weights, read_history
 
-START_NOISE = 0.2
+START_NOISE = 0.05
 DECODER_STEPS, DECODER_BATCH = 100, 32
 _TEXT = 40  # tokens
+_ANSWERS = [1 + len(values) for values in VALUES.values()]
+_READING = 0.05  # weight of the reading loss
 _DROP_TEXT, _DROP_BOTH = 0.06, 0.04  # shares of the batch, for classifier-free guidance
 _PAINT = ("colour", "accent", "pattern")  # learned fast; half of the edits leave them alone
 
@@ -102,10 +107,19 @@ class EditBatches(Dataset):
             "references": stack(reference for reference, *_ in edits),
             "edits": stack(edited for _, edited, _ in edits),
             "texts": tokenize(self._tokenizer, texts),
+            "asked": torch.stack([_asked(*edit, text) for edit, text in zip(edits, texts, strict=True)]),
             "keep_image": torch.tensor([d >= _DROP_BOTH for d in drop]),
-            "times": torch.tensor([999 if rng.random() < 0.25 else rng.randrange(1000) for _ in edits]),
+            "times": torch.tensor([999 if rng.random() < 0.5 else rng.randrange(1000) for _ in edits]),
             "noise": torch.randn(len(edits), *LATENTS, generator=noise),
         }
+
+
+def _asked(reference: Picture, edited: Picture, _, text: str) -> torch.Tensor:
+    """For each attribute 1 + the number of the value that the caption asks for, 0 if it asks for none."""
+    if not text:
+        return torch.full((len(ATTRIBUTES),), -100)  # dropped: ignored by the loss
+    changed = reference.garment.differences(edited.garment)
+    return torch.tensor([VALUES[a].index(getattr(edited.garment, a)) + 1 if a in changed else 0 for a in ATTRIBUTES])
 
 
 def stack(pictures) -> torch.Tensor:
@@ -120,16 +134,21 @@ def tokenize(tokenizer, texts: list[str]) -> torch.Tensor:
 
 
 class Editing(nn.Module):
-    """UNet and text encoder; forward returns the squared error of the predicted path direction."""
+    """UNet and text encoder; forward returns the squared error of the predicted path direction.
+
+    To it is added, as a crutch that is thrown away after training, the cross-entropy of linear heads that read the
+    asked-for change from the text encoder's output: words are understood long before shapes can be drawn.
+    """
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, vae, scheduler):
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
+        self.heads = nn.Linear(text_encoder.config.hidden_size, sum(_ANSWERS))
         self._vae = [vae]  # in a list: frozen, and no part of this module's weights
         alphas = scheduler.alphas_cumprod
         self.register_buffer("sigmas", ((1 - alphas) / alphas).sqrt(), persistent=False)
 
-    def forward(self, references, edits, texts, keep_image, times, noise):
+    def forward(self, references, edits, texts, keep_image, times, noise, asked):
         with torch.no_grad():
             both = self._vae[0].encode(as_floats(torch.cat([references, edits]))).latents
         reference, edit = both.chunk(2)
@@ -138,7 +157,13 @@ class Editing(nn.Module):
         state = (edit + sigma * direction) / (sigma**2 + 1).sqrt()  # the scheduler's scale_model_input
         inputs = torch.cat([state, reference * keep_image.view(-1, 1, 1, 1)], 1)
         hidden = self.text_encoder(texts)[0]
-        return (self.unet(inputs, times, hidden).sample - direction).square().mean()
+        error = (self.unet(inputs, times, hidden).sample - direction).square().mean()
+        return error + _READING * self._reading_loss(hidden, asked)
+
+    def _reading_loss(self, hidden, asked):
+        logits = self.heads(hidden.mean(1)).split(_ANSWERS, dim=1)
+        losses = [cross_entropy(part, answer) for part, answer in zip(logits, asked.T, strict=True)]
+        return torch.stack(losses).mean()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -158,7 +183,8 @@ def main(arguments: list[str] | None = None) -> None:
     device, work = torch.device(options.device), resolve(options.work)
     vae = build_autoencoder().to(device)
     tokenizer, scheduler = train_tokenizer(_TEXT), build_scheduler()
-    model = Editing(build_unet(), build_text_encoder(tokenizer), vae, scheduler).to(device)
+    model = Editing(build_unet(), build_text_encoder(tokenizer), vae, scheduler)
+    model.to(device, memory_format=torch.channels_last)
     schedule = Schedule(options.epochs, options.lr, weight_decay=0.01, warmup=0.02)
     held_out = EditBatches(tokenizer, seed=-1, epoch=0, steps=4, batch=128)
 
@@ -190,6 +216,7 @@ def assemble(model: Editing, vae, tokenizer, scheduler) -> StableDiffusionInstru
 def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
     """Saves the pipeline (fp16 safetensors) to `--out`, with the training log and a card of what was measured."""
     settings = load_config("lite").editor
+    pipeline.set_progress_bar_config(disable=True)
     edits = sample_edits(options.measure, seed=0)
     rows = measure_editor(lambda *batch: _edit_in_batches(pipeline, *batch, settings), edits)
     history = read_history(work)
@@ -207,7 +234,9 @@ def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
         "sampled with": f"{settings.steps} steps, guidance {settings.guidance}, start noise {settings.start_noise}",
     }  # fmt: skip
     made = work / "pipeline"
-    pipeline.to(dtype=torch.float16).save_pretrained(made, safe_serialization=True)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        nn.Module.half(part)  # diffusers' own `to` warns of modules to be kept in float32, of which there are none
+    pipeline.save_pretrained(made, safe_serialization=True)
     heading = f"Measured on {options.measure} held-out edits by drawing (`edit_quality.py`), 95% intervals"
     table = quality_table(rows).to_markdown(index=False)
     publish_folder(made, resolve(options.out), work, "Lite editor", facts, {heading: table})

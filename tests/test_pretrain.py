@@ -1,0 +1,85 @@
+"""The commands that make the lite weights, shortened: a folder that the run can use, resumable, the same again."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tmcir_lite import pseudo_targets
+from tmcir_lite.backbone import load_backbone
+from tmcir_lite.config import load_config
+from tmcir_lite.edit_quality import sample_edits
+from tmcir_lite.garments import Picture
+from tmcir_lite.model_card import check_hashes
+from tmcir_lite.pretrain import clip, editor
+from tmcir_lite.training import read_history
+
+SHORT = ["--steps=2", "--batch=8", "--measure=12", "--device=cpu"]
+
+
+def run(module, folder, *more):
+    module.main([f"--out={folder / 'out'}", f"--work={folder / 'work'}", *SHORT, *more])
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def clip_out(tmp_path_factory):
+    return run(clip, tmp_path_factory.mktemp("clip"), "--epochs=2")
+
+
+def test_clip_command_leaves_a_model_with_a_card(clip_out):
+    check_hashes(clip_out)
+    card = (clip_out / "README.md").read_text()
+    assert "32 pairs" in card
+    assert all(f"swap_{name}" in card for name in ("type", "sleeves", "neckline"))
+    backbone = load_backbone(f"local-dir:{clip_out}")
+    assert backbone.tokenize(["a red polo shirt"]).shape == (1, 40)
+
+
+def test_clip_command_ends_the_same_when_it_is_interrupted(clip_out, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tmcir_lite.training._log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(clip, tmp_path, "--epochs=2")
+    assert len(read_history(tmp_path / "work")) == 2  # before training, and the first epoch
+    again = load_file(run(clip, tmp_path, "--epochs=2") / "open_clip_model.safetensors")
+    whole = load_file(clip_out / "open_clip_model.safetensors")
+    assert all(again[name].equal(whole[name]) for name in whole)
+
+
+def test_clip_batches_hold_near_duplicates_and_label_what_is_said(clip_out):
+    tokenizer = clip.build(clip_out.parent / "again")[1]
+    batch = clip.PairBatches(tokenizer, seed=0, epoch=1, steps=1, batch=8)[0]
+    groups = batch["shown"].view(2, 4, -1)
+    assert ((groups[:, 1:] != groups[:, :1]).sum(-1) == 1).all()
+    said = batch["said"]
+    assert ((said == batch["shown"]) | (said == -100)).all()
+
+
+def test_editor_command_leaves_a_pipeline_that_edits(tmp_path, monkeypatch):
+    monkeypatch.setattr(editor, "DECODER_STEPS", 2)
+    out = run(editor, tmp_path, "--epochs=1", "--decoder-epochs=1")
+    check_hashes(out)
+    card = (out / "README.md").read_text()
+    assert "16 edits; decoder 64 pictures" in card
+    assert "| all " in card
+    assert json.loads((out / "model_index.json").read_text())["_class_name"] == "StableDiffusionInstructPix2PixPipeline"
+    settings = load_config("lite", [f"editor.model={out}", "device=cpu"]).editor
+    reference, _, text = sample_edits(1, seed=3)[0]
+    pipeline = pseudo_targets.load_editor(settings, torch.device("cpu"))
+    (picture,) = pseudo_targets.edit(pipeline, [reference.draw()], [text], [0], settings)
+    assert picture.size == (64, 64)
+
+
+def test_editor_batches_label_what_the_caption_asks_for():
+    reference, edited, _ = sample_edits(1, seed=0)[0]
+    changed = reference.garment.differences(edited.garment)
+    asked = editor._asked(reference, edited, "", "some text").tolist()
+    assert [name for name, value in zip(editor.ATTRIBUTES, asked, strict=True) if value] == list(changed)
+    same = Picture(reference.garment, reference.nuisance)
+    assert set(editor._asked(reference, same, "", "some text").tolist()) == {0}
+    assert set(editor._asked(reference, edited, "", "").tolist()) == {-100}
