@@ -4,6 +4,8 @@ import open_clip
 import pytest
 import torch
 
+from tmcir_lite import stages
+from tmcir_lite.config import load_config
 from tmcir_lite.files import write_json
 from tmcir_lite.pretrain import clip, editor
 from tmcir_lite.pretrain.autoencoder import build_autoencoder
@@ -40,3 +42,27 @@ def editor_folder(tmp_path_factory):
     model = editor.Editing(editor.build_unet(), editor.build_text_encoder(tokenizer), vae, scheduler)
     editor.assemble(model, vae, tokenizer, scheduler).save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, clip_folder, editor_folder):
+    """Changes to the lite profile: a tiny world, the untrained models, few steps."""
+    root = tmp_path_factory.mktemp("run")
+    return [
+        f"runs={root}", "name=tiny", "device=cpu", f"garments.root={root}/world", f"data.root={root}/world/fashioniq",
+        f"data.also_evaluate=[{{layout: cirr, root: {root}/world/cirr}}]", "garments.train=60", "garments.val=9",
+        "garments.gallery=8", "garments.cirr_train=4", "garments.cirr_val=10", f"backbone.name=local-dir:{clip_folder}",
+        f"editor.model={editor_folder}", "editor.steps=1", "iacma.epochs=1", "iacma.batch=8", "atf.epochs=2",
+        "atf.batch=8",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cfg(tiny):
+    """A finished run with `tiny`."""
+    cfg = load_config("lite", tiny)
+    stages.make_pseudo_targets(cfg)
+    stages.train_iacma(cfg)
+    stages.train_atf(cfg)
+    stages.evaluate(cfg)
+    return cfg

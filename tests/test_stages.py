@@ -1,4 +1,4 @@
-"""The whole chain on a tiny world with untrained models: what a user's run leaves behind."""
+"""The whole chain on a tiny world with untrained models (`cfg`): what a user's run leaves behind."""
 
 import pandas as pd
 import pytest
@@ -8,28 +8,6 @@ from tmcir_lite.config import load_config
 from tmcir_lite.files import InputError
 
 RECALLS = ["R@1", "R@5", "R@10", "R@50"]
-
-
-@pytest.fixture(scope="module")
-def overrides(tmp_path_factory, clip_folder, editor_folder):
-    root = tmp_path_factory.mktemp("run")
-    return [
-        f"runs={root}", "name=tiny", "device=cpu", f"garments.root={root}/world", f"data.root={root}/world/fashioniq",
-        f"data.also_evaluate=[{{layout: cirr, root: {root}/world/cirr}}]", "garments.train=60", "garments.val=9",
-        "garments.gallery=8", "garments.cirr_train=4", "garments.cirr_val=10", f"backbone.name=local-dir:{clip_folder}",
-        f"editor.model={editor_folder}", "editor.steps=1", "iacma.epochs=1", "iacma.batch=8", "atf.epochs=2",
-        "atf.batch=8",
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def cfg(overrides):
-    cfg = load_config("lite", overrides)
-    stages.make_pseudo_targets(cfg)
-    stages.train_iacma(cfg)
-    stages.train_atf(cfg)
-    stages.evaluate(cfg)
-    return cfg
 
 
 def test_a_run_leaves_everything_in_one_folder(cfg):
@@ -75,12 +53,12 @@ def test_held_out_triplets_share_no_picture_with_the_rest(cfg):
     assert not names[0] & names[1]
 
 
-def test_iacma_without_pseudo_targets_says_what_to_run(overrides):
-    cfg = load_config("lite", [*overrides, "name=skipped"])
+def test_iacma_without_pseudo_targets_says_what_to_run(tiny):
+    cfg = load_config("lite", [*tiny, "name=skipped"])
     with pytest.raises(InputError, match="run `pseudo-targets` first"):
         stages.train_iacma(cfg)
 
 
-def test_another_configuration_under_the_same_name_is_refused(cfg, overrides):
+def test_another_configuration_under_the_same_name_is_refused(cfg, tiny):
     with pytest.raises(InputError, match="iacma.lr"):
-        stages.prepare_data(load_config("lite", [*overrides, "iacma.lr=0.5"]))
+        stages.prepare_data(load_config("lite", [*tiny, "iacma.lr=0.5"]))

@@ -1,11 +1,12 @@
-"""What the notebooks look at beside the result table: edits read back, token similarities, retrievals side by side."""
+"""What the notebooks look at beside the result table: what a backbone sees, token similarities, retrievals."""
 
+import dataclasses
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tmcir_lite.atf import similarity
@@ -13,12 +14,11 @@ from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import weighted_sum
 from tmcir_lite.config import Config
 from tmcir_lite.datasets import Split, Triplet, protocol
-from tmcir_lite.edit_quality import quality_table, read_edits
 from tmcir_lite.evaluation import target_ranks, top
 from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
-from tmcir_lite.garments import Picture, read_attributes
+from tmcir_lite.garments import ATTRIBUTES, VALUES, Picture, describe, other_values, read_attributes
 from tmcir_lite.stages import Data, load_aligned, load_trained, tune_weight
-from tmcir_lite.transforms import load_image, pixels
+from tmcir_lite.transforms import pixels
 
 
 def known_attributes(split: Split) -> dict[str, Picture] | None:
@@ -26,20 +26,31 @@ def known_attributes(split: Split) -> dict[str, Picture] | None:
     return read_attributes(split.root) if (split.root / "attributes.jsonl").is_file() else None
 
 
-def perfect_edit(known: dict[str, Picture] | None, triplet: Triplet) -> Image.Image | None:
-    """The target's garment, photographed as the reference was; None where attributes are not known."""
-    if known is None:
-        return None
-    return Picture(known[triplet.target_name].garment, known[triplet.reference_name].nuisance).draw()
+def attribute_confusions(backbone: Backbone, split: Split, count: int, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """What a backbone sees: for each attribute, how often each value (rows) is taken for which (columns).
 
-
-def pseudo_target_quality(cfg: Config, data: Data, count: int) -> pd.DataFrame:
-    """Achieved and kept (see `edit_quality`) over the first `count` pseudo-targets of the run."""
-    known, folder = known_attributes(data.train), cfg.run_dir / "pseudo_targets"
-    return quality_table(read_edits(
-        (known[t.reference_name], known[t.target_name].garment, load_image(folder / f"{t.id}.png"))
-        for t in data.train.triplets[: min(count, cfg.editor.limit or count)]
-    ))  # fmt: skip
+    A picture is compared with its own description and with those in which one attribute has another value; the
+    nearest description (cosine) is the answer. `type` is asked within the category only.
+    """
+    known, rng = known_attributes(split), random.Random(seed)
+    names = rng.sample(sorted(split.images), min(count, len(split.images)))
+    asked, texts = [], []
+    for row, name in enumerate(names):
+        garment, state = known[name].garment, rng.getrandbits(64)
+        for attribute in ATTRIBUTES:
+            for value in [getattr(garment, attribute), *other_values(garment, attribute)]:
+                asked.append((row, attribute, getattr(garment, attribute), value))
+                other = dataclasses.replace(garment, **{attribute: value})
+                texts.append(describe(random.Random(state), other))  # the same wording but for the attribute's own
+    table = pd.DataFrame(asked, columns=["row", "attribute", "shown", "taken for"])
+    images = encode_images(backbone, [split.images[name] for name in names])
+    table["cosine"] = (images[table["row"].to_numpy()] * encode_texts(backbone, texts)).sum(1).cpu().numpy()
+    best = table.loc[table.groupby(["row", "attribute"])["cosine"].idxmax()]
+    return {
+        name: pd.crosstab(part["shown"], part["taken for"]).reindex(VALUES[name], axis=0, fill_value=0)
+        .reindex(VALUES[name], axis=1, fill_value=0)
+        for name in ATTRIBUTES for part in [best[best["attribute"] == name]]
+    }  # fmt: skip
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,14 @@ from tmcir_lite.garments import (
     Picture,
     draw,
     other_values,
+    outside,
     relative_caption,
     sample_change,
     sample_garment,
     sample_nuisance,
 )
+
+_SURE = 0.4  # of the way to the next-best drawing
 
 Editor = Callable[[Sequence[Image.Image], Sequence[str], Sequence[int]], list[Image.Image]]
 
@@ -45,9 +49,10 @@ def measure_editor(edit: Editor, edits: Sequence[tuple[Picture, Picture, str]]) 
 
 
 def read_edits(edits: Iterable[tuple[Picture, Garment, Image.Image]]) -> pd.DataFrame:
-    """One row for each attribute of each edit: columns edit, changes, attribute, asked (bool), right (bool).
+    """One row for each attribute of each edit: columns edit, changes, attribute, asked, sure, right, backdrop.
 
-    `right` says that an asked-for attribute was read as asked, or any other as in the reference (see `read_garment`).
+    `right` says that an asked-for attribute was read as asked, or any other as in the reference, and that the reading
+    was `sure` (see `Reading`). `backdrop` is the error outside both garments, in grey levels (root of mean square).
 
     Args:
         edits: what the reference shows, the garment asked for, and the edited picture.
@@ -55,34 +60,72 @@ def read_edits(edits: Iterable[tuple[Picture, Garment, Image.Image]]) -> pd.Data
     rows = []
     for number, (reference, asked, picture) in enumerate(edits):
         changed = reference.garment.differences(asked)
-        wrong = asked.differences(read_garment(picture, (reference.garment, asked), reference.nuisance))
+        reading = read_garment(picture, (reference.garment, asked), reference.nuisance)
+        wrong, error = asked.differences(reading.garment), backdrop_error(picture, reference, asked)
         rows += [
             {"edit": number, "changes": len(changed), "attribute": name, "asked": name in changed,
-             "right": name not in wrong} for name in ATTRIBUTES
+             "sure": name in reading.sure, "right": name in reading.sure and name not in wrong, "backdrop": error}
+            for name in ATTRIBUTES
         ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def read_garment(picture: Image.Image, starts: Sequence[Garment], nuisance: Nuisance) -> Garment:
+class Reading(NamedTuple):
+    """The garment that a picture was read as, and the attributes that this is sure of.
+
+    Let A be the drawing of the garment read and B that with one attribute changed, the nearest such. The reading is
+    sure of the attribute if the picture lies less than 40% of the way from A to B: blends and blurs are "unsure".
+    """
+
+    garment: Garment
+    sure: tuple[str, ...]
+
+
+def read_garment(picture: Image.Image, starts: Sequence[Garment], nuisance: Nuisance) -> Reading:
     """The garment whose drawing under the known nuisance is nearest to the picture (squared error).
 
-    The search starts at the nearest of `starts` and improves one attribute after the other, twice over. A picture that
-    is far from every drawing is still read as the nearest one found; the search does not say "unsure".
+    The search starts at the nearest of `starts` and improves one attribute after the other, until nothing changes.
     """
-    pixels = np.asarray(picture, dtype=np.float32)
+    pixels, drawn = np.asarray(picture, dtype=np.float32), {}
+
+    def drawing(garment: Garment) -> np.ndarray:
+        if garment not in drawn:
+            drawn[garment] = np.asarray(draw(garment, nuisance), dtype=np.float32)
+        return drawn[garment]
 
     def error(garment: Garment) -> float:
-        return float(np.square(np.asarray(draw(garment, nuisance), dtype=np.float32) - pixels).mean())
+        return float(np.square(drawing(garment) - pixels).mean())
 
-    best = min(starts, key=error)
-    for name in ATTRIBUTES * 2:
-        others = [dataclasses.replace(best, **{name: value}) for value in other_values(best, name)]
-        best = min([best, *others], key=error)
-    return best
+    def nearest(garment: Garment, name: str) -> Garment:
+        return min((dataclasses.replace(garment, **{name: v}) for v in other_values(garment, name)), key=error)
+
+    best, before = min(starts, key=error), None
+    while best != before:
+        before = best
+        for name in ATTRIBUTES:
+            best = min(best, nearest(best, name), key=error)
+    sure = []
+    for name in ATTRIBUTES:
+        other = nearest(best, name)
+        apart = float(np.square(drawing(best) - drawing(other)).mean())
+        if error(other) - error(best) > (1 - 2 * _SURE) * apart:
+            sure.append(name)
+    return Reading(best, tuple(sure))
+
+
+def backdrop_error(picture: Image.Image, reference: Picture, asked: Garment) -> float:
+    """Root mean square error against the reference where neither garment is, in grey levels (0 to 255)."""
+    where = outside(reference.garment, reference.nuisance) & outside(asked, reference.nuisance)
+    error = np.asarray(picture, np.float32)[where] - np.asarray(reference.draw(), np.float32)[where]
+    return float(np.sqrt(np.square(error).mean()))
 
 
 def quality_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per attribute and in all: achieved (asked-for attributes right) and kept (others right), % with 95% intervals."""
+    """Per attribute, per number of changes and in all, % with 95% intervals.
+
+    Achieved: asked-for attributes that are right; kept: others that are right; unsure: attributes that the reading is
+    not sure of, which count as neither achieved nor kept.
+    """
     parts = [(name, rows[rows["attribute"] == name]) for name in ATTRIBUTES]
     parts += [(f"{n} change{'s' * (n > 1)}", rows[rows["changes"] == n]) for n in (1, 2, 3)]
     return pd.DataFrame(
@@ -90,6 +133,7 @@ def quality_table(rows: pd.DataFrame) -> pd.DataFrame:
             "which": name,
             "achieved %": _share(part[part["asked"]]["right"]),
             "kept %": _share(part[~part["asked"]]["right"]),
+            "unsure %": _share(~part["sure"]),
         }
         for name, part in [*parts, ("all", rows)]
     )

@@ -137,13 +137,17 @@ def method_bars(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def shares(table: pd.DataFrame, title: str) -> Figure:
-    """Horizontal bars of percentages; rows are what is named, columns the groups."""
-    figure, axis = plt.subplots(figsize=(7, 0.42 * len(table) + 1.4))
-    table.iloc[::-1].plot.barh(ax=axis, width=0.75)
-    axis.set(title=title, xlabel="%", ylabel="")
-    axis.set_xlim(0, max(100.0, float(np.nanmax(table.to_numpy()))))
-    axis.legend(fontsize=9, loc="lower right")
+def confusions(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """One square for each attribute: rows what is shown, columns what it is taken for, in % of a row."""
+    figure, axes = plt.subplots(2, (len(tables) + 1) // 2, figsize=(15, 8))
+    for axis, (name, counts) in zip(axes.flat, tables.items(), strict=False):
+        percent = 100 * counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+        numbers = len(counts) <= 6
+        sns.heatmap(percent, vmin=0, vmax=100, cmap="Blues", annot=numbers, fmt=".0f", cbar=False, square=True, ax=axis)
+        right = 100 * np.trace(counts.to_numpy()) / counts.to_numpy().sum()
+        axis.set(title=f"{name}: {right:.0f}% right", xlabel="taken for", ylabel="shown")
+        axis.tick_params(axis="x", rotation=60)
+        axis.tick_params(axis="y", rotation=0)
     figure.tight_layout()
     plt.close(figure)
     return figure

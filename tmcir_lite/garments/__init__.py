@@ -12,11 +12,11 @@ from tmcir_lite.garments.attributes import (
     sample_nuisance,
 )
 from tmcir_lite.garments.captions import describe, relative_caption, relative_captions
-from tmcir_lite.garments.drawing import SIZE, draw
+from tmcir_lite.garments.drawing import SIZE, draw, outside
 from tmcir_lite.garments.world import CATEGORIES, Picture, World, build_world, read_attributes
 
 __all__ = [
     "ATTRIBUTES", "CATEGORIES", "SIZE", "TYPES", "VALUES", "Garment", "Nuisance", "Picture", "World", "build_world",
-    "describe", "draw", "other_values", "read_attributes", "relative_caption", "relative_captions", "sample_change",
-    "sample_garment", "sample_nuisance",
+    "describe", "draw", "other_values", "outside", "read_attributes", "relative_caption", "relative_captions",
+    "sample_change", "sample_garment", "sample_nuisance",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from tmcir_lite.garments.attributes import Garment, Nuisance
 
@@ -26,21 +26,28 @@ _CHEST = (0.0, -0.02)  # where the graphic sits
 def draw(garment: Garment, nuisance: Nuisance) -> Image.Image:
     """Draws one picture, (64, 64) RGB. The same arguments give the same pixels."""
     place = _Placement(nuisance)
+    picture = _background(nuisance)
+    picture.paste(_cloth(garment, place), mask=_silhouette(garment, place))
+    return _photograph(picture, nuisance)
+
+
+def outside(garment: Garment, nuisance: Nuisance) -> np.ndarray:
+    """Where the picture of a garment shows background only, bool (64, 64); pixels on the edge are left out."""
+    silhouette = _silhouette(garment, _Placement(nuisance)).filter(ImageFilter.MaxFilter(5)).reduce(2)
+    return np.asarray(silhouette) == 0
+
+
+def _outlines(garment: Garment):
+    return [_body(garment), *_sleeves(garment)]
+
+
+def _silhouette(garment: Garment, place: "_Placement") -> Image.Image:
     mask = Image.new("L", (_CANVAS, _CANVAS), 0)
     paint = ImageDraw.Draw(mask)
-    outlines = [_body(garment), *_sleeves(garment)]
-    for outline in outlines:
+    for outline in _outlines(garment):
         paint.polygon(place(outline), fill=255)
-    neck = _neck(garment)
-    if garment.neckline == "turtle":
-        paint.polygon(place(neck), fill=255)
-    else:
-        paint.polygon(place(neck), fill=0)
-
-    cloth = _cloth(garment, place, outlines, neck)
-    picture = _background(nuisance)
-    picture.paste(cloth, mask=mask)
-    return _photograph(picture, nuisance)
+    paint.polygon(place(_neck(garment)), fill=255 if garment.neckline == "turtle" else 0)
+    return mask
 
 
 class _Placement:
@@ -125,8 +132,9 @@ def _shade(colour, factor):
     return tuple(max(0, min(255, round(channel * factor))) for channel in colour)
 
 
-def _cloth(garment: Garment, place: _Placement, outlines, neck) -> Image.Image:
-    """The painted fabric, to be cut out by the garment's mask."""
+def _cloth(garment: Garment, place: _Placement) -> Image.Image:
+    """The painted fabric, to be cut out by the garment's silhouette."""
+    outlines, neck = _outlines(garment), _neck(garment)
     main, accent = RGB[garment.colour], RGB[garment.accent]
     edge = _shade(main, 0.55) if sum(main) > 200 else (95, 95, 100)
     cloth = Image.new("RGB", (_CANVAS, _CANVAS), main)
