@@ -64,5 +64,6 @@ def cfg(tiny):
     stages.make_pseudo_targets(cfg)
     stages.train_iacma(cfg)
     stages.train_atf(cfg)
+    stages.train_control(cfg)
     stages.evaluate(cfg)
     return cfg

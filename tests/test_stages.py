@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import torch
 
 from tmcir_lite import stages
 from tmcir_lite.config import load_config
@@ -24,7 +25,7 @@ def test_results_name_method_protocol_and_origin(cfg):
     assert {"original", "original-masked", "val-union", "cirr"} == set(results["protocol"])
     assert results[["seed", "device", "queries", "gallery"]].notna().all(axis=None)
     assert results[RECALLS].apply(lambda column: column.between(0, 100)).all(axis=None)
-    assert results["method"].nunique() == 7
+    assert results["method"].nunique() == 8
     assert results.query("protocol == 'cirr'")["Rs@1"].notna().all()
     text = (cfg.run_dir / "evaluation" / "results.md").read_text()
     assert "seed 0" in text
@@ -37,12 +38,23 @@ def test_image_only_with_the_reference_kept_never_finds_the_target_first(cfg):
     assert row["R@1"].item() == 0  # the reference itself is always nearer
 
 
+def test_the_control_is_the_same_module_with_nothing_merged(cfg):
+    control = stages._load_fusion(cfg, cfg.run_dir / "control" / "model", stages._without_merging(cfg))
+    model = stages.load_trained(cfg)
+    assert {n: p.shape for n, p in control.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    backbone = control.backbone
+    ids, images = backbone.tokenize(["is red", "is much longer"]), torch.zeros(2, 3, 64, 64)
+    assert model.fuse(images, ids).match.merged.any()
+    assert not control.fuse(images, ids).match.merged.any()
+
+
 def test_stages_that_are_complete_are_not_run_again(cfg, monkeypatch):
     monkeypatch.setattr(stages, "load_backbone", lambda *a, **k: pytest.fail("a model was loaded again"))
     monkeypatch.setattr(stages, "load_editor", lambda *a: pytest.fail("an editor was loaded again"))
     assert len(stages.make_pseudo_targets(cfg)) == 60
     assert len(stages.train_iacma(cfg)) == 2
     assert len(stages.train_atf(cfg)) == 3
+    assert len(stages.train_control(cfg)) == 3
     stages.evaluate(cfg)
 
 

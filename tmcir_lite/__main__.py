@@ -10,6 +10,7 @@ STAGES = {
     "pseudo-targets": ("make_pseudo_targets", "draw the pseudo-target images"),
     "iacma": ("train_iacma", "stage 1: align the encoders"),
     "atf": ("train_atf", "stage 2: train the token fusion"),
+    "control": ("train_control", "stage 2 again with merging off, for comparison"),
     "evaluate": ("evaluate", "measure every method on val"),
 }
 

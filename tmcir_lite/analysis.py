@@ -44,7 +44,7 @@ def attribute_confusions(backbone: Backbone, split: Split, count: int, seed: int
                 texts.append(describe(random.Random(state), other))  # the same wording but for the attribute's own
     table = pd.DataFrame(asked, columns=["row", "attribute", "shown", "taken for"])
     images = encode_images(backbone, [split.images[name] for name in names])
-    table["cosine"] = (images[table["row"].to_numpy()] * encode_texts(backbone, texts)).sum(1).cpu().numpy()
+    table["cosine"] = (images[torch.tensor(table["row"].tolist())] * encode_texts(backbone, texts)).sum(1).cpu()
     best = table.loc[table.groupby(["row", "attribute"])["cosine"].idxmax()]
     return {
         name: pd.crosstab(part["shown"], part["taken for"]).reindex(VALUES[name], axis=0, fill_value=0)

@@ -11,7 +11,7 @@ import torch
 from tmcir_lite.backbone import Backbone, load_backbone
 from tmcir_lite.baselines import Baseline, choose_weight, image_only, text_only, weighted_sum
 from tmcir_lite.batches import train_loader
-from tmcir_lite.config import Config, environment, pick_device, start_run
+from tmcir_lite.config import Atf, Config, environment, pick_device, start_run
 from tmcir_lite.datasets import PROTOCOLS, Split, Triplet, hold_out, load_split, union
 from tmcir_lite.evaluation import evaluate_split, recall, target_ranks
 from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
@@ -86,21 +86,35 @@ def train_iacma(cfg: Config) -> pd.DataFrame:
 
 def train_atf(cfg: Config) -> pd.DataFrame:
     """Stage 2. Leaves best and last epoch's models in `atf/model` and `atf/model_last`; returns the history."""
-    folder = cfg.run_dir / "atf"
-    if (folder / "metrics.json").is_file() and is_complete(folder, cfg.atf.epochs):
+    return _train_fusion(cfg, cfg.atf, cfg.run_dir / "atf", "ATF")
+
+
+def train_control(cfg: Config) -> pd.DataFrame:
+    """Stage 2 once more with merging off, in `control/`: what it reaches is not the merging's doing."""
+    return _train_fusion(cfg, _without_merging(cfg), cfg.run_dir / "control", "control")
+
+
+def _without_merging(cfg: Config) -> Atf:
+    return cfg.atf.model_copy(update={"threshold": 2.0})
+
+
+def _train_fusion(cfg: Config, settings: Atf, folder: Path, title: str) -> pd.DataFrame:
+    if (folder / "metrics.json").is_file() and is_complete(folder, settings.epochs):
         return read_history(folder)
     data, backbone = prepare_data(cfg), load_aligned(cfg)
     torch.manual_seed(cfg.seed)
-    model = build_tmcir(backbone, cfg.atf, text_weight=read_json(cfg.run_dir / "iacma" / "metrics.json")["text_weight"])
+    model = build_tmcir(
+        backbone, settings, text_weight=read_json(cfg.run_dir / "iacma" / "metrics.json")["text_weight"]
+    )
     images = data.train.images
     columns = {
         "references": [images[triplet.reference_name] for triplet in data.kept],
         "targets": [images[triplet.target_name] for triplet in data.kept],
     }
     history = fit(
-        model, _loaders(cfg, columns, data.kept, backbone, cfg.atf.batch), _schedule(cfg.atf), folder,
-        device=pick_device(cfg.device), seed=cfg.seed, score="heldout_R@10", title="ATF",
-        groups=model.groups(cfg.atf), validate=lambda: {"heldout_R@10": heldout_recall(cfg, model, data)},
+        model, _loaders(cfg, columns, data.kept, backbone, settings.batch), _schedule(settings), folder,
+        device=pick_device(cfg.device), seed=cfg.seed, score="heldout_R@10", title=title,
+        groups=model.groups(settings), validate=lambda: {"heldout_R@10": heldout_recall(cfg, model, data)},
     )  # fmt: skip
     for weights, name in (("last", "model_last"), ("best", "model")):
         load_weights(model, folder / f"{weights}.safetensors")
@@ -124,8 +138,11 @@ def load_aligned(cfg: Config) -> Backbone:
 
 def load_trained(cfg: Config, last: bool = False) -> Tmcir:
     """TMCIR after both stages: the best epoch on held-out train, or the last one."""
-    folder = cfg.run_dir / "atf" / ("model_last" if last else "model")
-    return load_tmcir(folder, cfg.atf, cfg.backbone.target_pad).to(pick_device(cfg.device)).eval()
+    return _load_fusion(cfg, cfg.run_dir / "atf" / ("model_last" if last else "model"), cfg.atf)
+
+
+def _load_fusion(cfg: Config, folder: Path, settings: Atf) -> Tmcir:
+    return load_tmcir(folder, settings, cfg.backbone.target_pad).to(pick_device(cfg.device)).eval()
 
 
 def best_epoch(history: pd.DataFrame) -> int:
@@ -213,6 +230,8 @@ def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, dict[str, Base
     for name, last in (("TMCIR (best epoch)", False), ("TMCIR (last epoch)", True)):
         model = load_trained(cfg, last)
         yield model.backbone, {name: model}
+    control = _load_fusion(cfg, cfg.run_dir / "control" / "model", _without_merging(cfg))
+    yield control.backbone, {"TMCIR, merging off (best epoch)": control}
 
 
 def _val_splits(cfg: Config, data: Data) -> list[Split]:
