@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tmcir_lite.edit_quality import backdrop_error, measure_editor, quality_table, read_garment, sample_edits
+from tmcir_lite.edit_quality import backdrop_error, quality_table, read_edits, read_garment, sample_edits
 from tmcir_lite.garments import draw, outside
 
 EDITS = sample_edits(12, seed=5)
 
 
 def rows_of(pictures):
-    return measure_editor(lambda *_: list(pictures), EDITS)
+    return read_edits((ref, perfect.garment, made) for (ref, perfect, _), made in zip(EDITS, pictures, strict=True))
 
 
 def blend(share):

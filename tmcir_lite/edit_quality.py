@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +23,9 @@ from tmcir_lite.garments import (
     sample_garment,
     sample_nuisance,
 )
+from tmcir_lite.intervals import percentage
 
 _SURE = 0.4  # of the way to the next-best drawing
-
-Editor = Callable[[Sequence[Image.Image], Sequence[str], Sequence[int]], list[Image.Image]]
 
 
 def sample_edits(count: int, seed: int) -> list[tuple[Picture, Picture, str]]:
@@ -39,13 +38,6 @@ def sample_edits(count: int, seed: int) -> list[tuple[Picture, Picture, str]]:
         text = relative_caption(rng, reference.garment, edited)
         edits.append((reference, Picture(edited, reference.nuisance), text))
     return edits
-
-
-def measure_editor(edit: Editor, edits: Sequence[tuple[Picture, Picture, str]]) -> pd.DataFrame:
-    """Runs an editor on `edits` and reads its pictures; see `read_edits`."""
-    pictures = edit([reference.draw() for reference, *_ in edits], [text for *_, text in edits], range(len(edits)))
-    return read_edits((reference, perfect.garment, picture)
-                      for (reference, perfect, _), picture in zip(edits, pictures, strict=True))  # fmt: skip
 
 
 def read_edits(edits: Iterable[tuple[Picture, Garment, Image.Image]]) -> pd.DataFrame:
@@ -131,19 +123,13 @@ def quality_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "which": name,
-            "achieved %": _share(part[part["asked"]]["right"]),
-            "kept %": _share(part[~part["asked"]]["right"]),
-            "unsure %": _share(~part["sure"]),
+            "achieved %": _percentage(part[part["asked"]]["right"]),
+            "kept %": _percentage(part[~part["asked"]]["right"]),
+            "unsure %": _percentage(~part["sure"]),
         }
         for name, part in [*parts, ("all", rows)]
     )
 
 
-def _share(right: pd.Series) -> str:
-    """A percentage with its Wilson 95% interval."""
-    if len(right) == 0:
-        return "none such"
-    n, p, z = len(right), right.mean(), 1.96
-    centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = (100 * (centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return f"{100 * p:.1f} ({low:.1f} to {high:.1f})"
+def _percentage(right: pd.Series) -> str:
+    return percentage(int(right.sum()), len(right))
