@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, *stages):
         command.add_argument("--config", default="lite", help="a profile in notebooks/params, or a .yaml file")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
+    compare = commands.add_parser("compare", help="the results of several runs side by side")
+    compare.add_argument("runs", nargs="+", metavar="FOLDER", help="such as runs/lite runs/seed1")
     commands.add_parser("notebooks", help="execute the committed notebooks in place")
     return parser
 
@@ -68,6 +70,14 @@ def _refresh(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from tmcir_lite.comparison import compare
+    from tmcir_lite.files import resolve
+
+    print(compare([resolve(folder) for folder in options.runs]))
+    return 0
+
+
 def _stage(options: argparse.Namespace) -> int:
     from tmcir_lite import stages
     from tmcir_lite.config import load_config
@@ -76,7 +86,7 @@ def _stage(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"run": _run, "notebooks": _refresh}
+_COMMANDS = {"run": _run, "notebooks": _refresh, "compare": _compare}
 
 if __name__ == "__main__":
     sys.exit(main())

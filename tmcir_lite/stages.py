@@ -209,29 +209,46 @@ def summary(cfg: Config, results: pd.DataFrame) -> str:
         lines += [headline(results, layout, protocol).round(2).to_markdown(), ""]
     commit = f"{facts['commit'] or 'unknown'}{' with local changes' if facts['dirty'] else ''}"
     skipped = int(results["skipped"].max())
+    weights = results.dropna(subset="text_weight").groupby("method", sort=False)["text_weight"].first()
     lines.append(
         f"Run `{cfg.name}`: seed {cfg.seed}, {facts['device']}, backbone {cfg.backbone.name}, editor "
-        f'{cfg.editor.model}, commit {commit}; val captions joined with "{cfg.data.val_captions}"; text weights and '
+        f'{cfg.editor.model}, commit {commit}; val captions joined with "{cfg.data.val_captions}"; text weights '
+        f"({', '.join(f'{name}: {weight:.2f}' for name, weight in weights.items())}) and "
         f"epochs chosen on {cfg.data.heldout:.0%} of train kept aside; ties count against us; "
         f"{skipped} entries left out for missing pictures."
     )
     return "\n".join(lines) + "\n"
 
 
-def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, dict[str, Baseline | Tmcir]]]:
-    """Yields a backbone and the methods on it by name: functions of pooled features, or a trained model."""
+class Method(NamedTuple):
+    """A row of the result table: a function of pooled features, or a trained model."""
+
+    name: str
+    query: Baseline | Tmcir
+    text_weight: float | None = None
+
+
+def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]:
+    """Yields a backbone and the methods on it."""
     start = load_start(cfg)
     weight = tune_weight(cfg, start, data)[0]
-    tuned = {f"weighted sum (text {weight:.2f})": weighted_sum(weight)}
-    yield start, {"image only": image_only, "text only": text_only, "sum": weighted_sum(0.5), **tuned}
+    yield (
+        start,
+        [
+            Method("image only", image_only),
+            Method("text only", text_only),
+            Method("sum", weighted_sum(0.5), 0.5),
+            Method("weighted sum", weighted_sum(weight), weight),
+        ],
+    )
     aligned = load_aligned(cfg)
     weight = tune_weight(cfg, aligned, data)[0]
-    yield aligned, {f"IACMA, weighted sum (text {weight:.2f})": weighted_sum(weight)}
+    yield aligned, [Method("IACMA, weighted sum", weighted_sum(weight), weight)]
+    control = _load_fusion(cfg, cfg.run_dir / "control" / "model", _without_merging(cfg))
+    yield control.backbone, [Method("TMCIR, merging off (best epoch)", control)]
     for name, last in (("TMCIR (best epoch)", False), ("TMCIR (last epoch)", True)):
         model = load_trained(cfg, last)
-        yield model.backbone, {name: model}
-    control = _load_fusion(cfg, cfg.run_dir / "control" / "model", _without_merging(cfg))
-    yield control.backbone, {"TMCIR, merging off (best epoch)": control}
+        yield model.backbone, [Method(name, model)]
 
 
 def _val_splits(cfg: Config, data: Data) -> list[Split]:
@@ -240,21 +257,21 @@ def _val_splits(cfg: Config, data: Data) -> list[Split]:
     return [data.val, *further]
 
 
-def _measure(cfg: Config, split: Split, backbone: Backbone, methods: dict[str, Baseline | Tmcir]):
+def _measure(cfg: Config, split: Split, backbone: Backbone, methods: list[Method]) -> Iterator[pd.DataFrame]:
     names = sorted(split.images)
     row = {name: index for index, name in enumerate(names)}
     gallery = encode_images(backbone, [split.images[name] for name in names])
     references = gallery[[row[triplet.reference_name] for triplet in split.triplets]]
     texts = encode_texts(backbone, joined(split.triplets, cfg.data.val_captions))
     asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]
-    for method, query in methods.items():
+    for method, query, weight in methods:
         if isinstance(query, Tmcir):
             queries = encode_queries(backbone, query.query, split.triplets, split.images, cfg.data.val_captions)
         else:
             queries = query(references, texts)
         table = evaluate_split(
             queries, names, gallery, split, asked, cfg.evaluation.recall_at, cfg.evaluation.chunk
-        ).assign(skipped=len(split.skipped))
+        ).assign(text_weight=weight, skipped=len(split.skipped))
         table.insert(0, "method", method)
         yield table
 

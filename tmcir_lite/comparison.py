@@ -1,0 +1,40 @@
+"""Several runs side by side: do the numbers, and the order of the methods, hold from seed to seed?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from tmcir_lite.files import InputError
+
+
+def compare(folders: Sequence[Path], measure: str = "R@10") -> str:
+    """Markdown: for each protocol that all runs have, `measure` (mean over categories) of each method in each run.
+
+    Methods are sorted by their mean. `next one` says in how many of the runs a method is ahead of the one below it.
+
+    Raises:
+        InputError: fewer than two runs, or one without results.
+    """
+    if len(folders) < 2:
+        raise InputError("compare: give the folders of two runs or more, such as runs/lite runs/seed1")
+    tables = {Path(folder).name: _read(Path(folder), measure) for folder in folders}
+    table = pd.concat(tables, axis=1, join="inner")
+    lines = []
+    for (layout, protocol), rows in table.groupby(level=["layout", "protocol"], sort=False):
+        rows = rows.droplevel(["layout", "protocol"])
+        rows = rows.loc[rows.mean(axis=1).sort_values(ascending=False).index]
+        ahead = (rows > rows.shift(-1)).sum(axis=1).map(lambda n: f"ahead in {n} of {len(folders)}")
+        ahead.iloc[-1] = ""
+        spread = rows.max(axis=1) - rows.min(axis=1)
+        shown = rows.assign(mean=rows.mean(axis=1), spread=spread).round(2).assign(**{"next one": ahead})
+        lines += [f"**{layout}, protocol {protocol}, {measure}**", "", shown.to_markdown(), ""]
+    return "\n".join(lines)
+
+
+def _read(folder: Path, measure: str) -> pd.Series:
+    path = folder / "evaluation" / "results.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: no such results; run `evaluate` first")
+    results = pd.read_csv(path).query("category == 'mean'")
+    return results.set_index(["layout", "protocol", "method"])[measure]
