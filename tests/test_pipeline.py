@@ -1,5 +1,7 @@
 """The driver and the command line on small notebooks of their own."""
 
+import base64
+
 import nbformat
 import pytest
 
@@ -65,6 +67,17 @@ def test_refresh_leaves_outputs_and_no_traces(folder):
     assert notebook.cells[1].outputs[0].text == "0 lite []\n"
     assert "papermill" not in (folder / "01_data.ipynb").read_text()
     assert sorted(path.name for path in folder.iterdir()) == [f"{name}.ipynb" for name in pipeline.NOTEBOOKS]
+
+
+def test_results_are_kept_where_the_readme_shows_them(tmp_path):
+    figure = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(b"a figure").decode()})
+    cells = [nbformat.v4.new_markdown_cell("text"), nbformat.v4.new_code_cell("1", outputs=[figure])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "02_pseudo_targets.ipynb")
+    (tmp_path / "lite" / "evaluation").mkdir(parents=True)
+    (tmp_path / "lite" / "evaluation" / "results.md").write_text("a table")
+    pipeline.keep_results(tmp_path / "lite", tmp_path, tmp_path / "kept")
+    assert (tmp_path / "kept" / "lite.md").read_text() == "a table"
+    assert (tmp_path / "kept" / "pseudo_targets.png").read_bytes() == b"a figure"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The whole chain on a tiny world with untrained models (`cfg`): what a user's run leaves behind."""
 
+import json
+import shutil
+
 import pandas as pd
 import pytest
 import torch
 
 from tmcir_lite import stages
-from tmcir_lite.config import load_config
+from tmcir_lite.config import EvaluationSet, load_config
 from tmcir_lite.files import InputError
 
 RECALLS = ["R@1", "R@5", "R@10", "R@50"]
@@ -74,3 +77,22 @@ def test_iacma_without_pseudo_targets_says_what_to_run(tiny):
 def test_another_configuration_under_the_same_name_is_refused(cfg, tiny):
     with pytest.raises(InputError, match="iacma.lr"):
         stages.prepare_data(load_config("lite", [*tiny, "iacma.lr=0.5"]))
+
+
+def test_submit_writes_what_cirrs_server_takes(cfg, tmp_path):
+    world = cfg.data.also_evaluate[0].root
+    test1 = tmp_path / "cirr"
+    shutil.copytree(world, test1)
+    for name in ("captions/cap", "image_splits/split"):
+        (test1 / f"{name}.rc2.val.json").rename(test1 / f"{name}.rc2.test1.json")
+    here = [EvaluationSet(layout="cirr", root=str(test1))]
+    other = cfg.model_copy(update={"data": cfg.data.model_copy(update={"also_evaluate": here})})
+    paths = stages.submit(other)
+    assert [path.name for path in paths] == ["recall.json", "recall_subset.json"]
+    assert len(json.loads(paths[0].read_text())) == 22  # twenty queries, version and metric
+
+
+def test_submit_without_cirr_says_so(cfg):
+    none = cfg.model_copy(update={"data": cfg.data.model_copy(update={"also_evaluate": []})})
+    with pytest.raises(InputError, match="nothing to submit"):
+        stages.submit(none)

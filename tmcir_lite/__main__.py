@@ -12,6 +12,7 @@ STAGES = {
     "atf": ("train_atf", "stage 2: train the token fusion"),
     "control": ("train_control", "stage 2 again with merging off, for comparison"),
     "evaluate": ("evaluate", "measure every method on val"),
+    "submit": ("submit", "write the rankings of CIRR's test1 split for its server"),
 }
 
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
     compare = commands.add_parser("compare", help="the results of several runs side by side")
     compare.add_argument("runs", nargs="+", metavar="FOLDER", help="such as runs/lite runs/seed1")
-    commands.add_parser("notebooks", help="execute the committed notebooks in place")
+    commands.add_parser("notebooks", help="execute the committed notebooks in place; keep the results in data/results")
     return parser
 
 
@@ -61,9 +62,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _refresh(options: argparse.Namespace) -> int:
     from tmcir_lite import pipeline
+    from tmcir_lite.config import load_config
 
     try:
         pipeline.refresh()
+        pipeline.keep_results(load_config("lite").run_dir)
     except pipeline.StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

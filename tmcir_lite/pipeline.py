@@ -1,5 +1,6 @@
 """The driver: papermill through the notebooks in order, one line a notebook, and a report at the end."""
 
+import base64
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,16 @@ def refresh(folder: Path = FOLDER) -> None:
         with atomic(path) as temporary:
             _execute(path, temporary, {}, folder)
             write_text(temporary, nbformat.writes(_without_traces(nbformat.read(temporary, as_version=4))) + "\n")
+
+
+def keep_results(run_dir: Path, folder: Path = FOLDER, out: Path = ROOT / "data" / "results") -> None:
+    """Copies the run's result table and the first figure of notebook 2 to where the README shows them."""
+    write_text(out / f"{run_dir.name}.md", (run_dir / "evaluation" / "results.md").read_text())
+    cells = nbformat.read(folder / f"{NOTEBOOKS[1]}.ipynb", as_version=4).cells
+    figures = [output.data["image/png"] for cell in cells for output in cell.get("outputs", [])
+               if "image/png" in output.get("data", {})]  # fmt: skip
+    with atomic(out / "pseudo_targets.png") as path:
+        path.write_bytes(base64.b64decode(figures[0]))
 
 
 def check_parameters(folder: Path) -> None:

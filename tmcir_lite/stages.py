@@ -19,6 +19,7 @@ from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json,
 from tmcir_lite.garments import World, build_world
 from tmcir_lite.iacma import Iacma
 from tmcir_lite.pseudo_targets import generate, jobs_for, load_editor
+from tmcir_lite.submission import write_cirr
 from tmcir_lite.tmcir import Tmcir, build_tmcir, load_tmcir
 from tmcir_lite.training import Schedule, decay_groups, fit, is_complete, load_weights, read_history
 
@@ -189,6 +190,22 @@ def evaluate(cfg: Config) -> pd.DataFrame:
         results.to_csv(temporary, index=False)
     write_text(path.with_name("results.md"), summary(cfg, results))
     return results
+
+
+def submit(cfg: Config) -> list[Path]:
+    """Writes TMCIR's rankings of CIRR's test1 split, as its server takes them, to `evaluation/submission/`.
+
+    Raises:
+        InputError: the profile names no CIRR dataset, its test1 split is not there, or the model is not trained.
+    """
+    roots = [place.root for place in (cfg.data, *cfg.data.also_evaluate) if place.layout == "cirr"]
+    if not roots:
+        raise InputError(f"profile {cfg.name}: neither data nor data.also_evaluate has layout: cirr; nothing to submit")
+    split = load_split(roots[0], "cirr", "test1", skip_missing=False)
+    model, names = load_trained(cfg), split.galleries["all"]
+    gallery = encode_images(model.backbone, [split.images[name] for name in names])
+    queries = encode_queries(model.backbone, model.query, split.triplets, split.images, cfg.data.val_captions)
+    return write_cirr(split, queries, names, gallery, cfg.run_dir / "evaluation" / "submission")
 
 
 def headline(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFrame:
