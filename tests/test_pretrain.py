@@ -10,7 +10,7 @@ from tmcir_lite import pseudo_targets
 from tmcir_lite.backbone import load_backbone
 from tmcir_lite.config import load_config
 from tmcir_lite.edit_quality import sample_edits
-from tmcir_lite.garments import Picture
+from tmcir_lite.garments import VALUES, Picture
 from tmcir_lite.model_card import check_hashes
 from tmcir_lite.pretrain import clip, editor
 from tmcir_lite.training import read_history
@@ -32,7 +32,7 @@ def test_clip_command_leaves_a_model_with_a_card(clip_out):
     check_hashes(clip_out)
     card = (clip_out / "README.md").read_text()
     assert "32 pairs" in card
-    assert all(f"swap_{name}" in card for name in ("type", "sleeves", "neckline"))
+    assert all(f"swap {name}" in card for name in ("type", "sleeves", "neckline"))
     backbone = load_backbone(f"local-dir:{clip_out}")
     assert backbone.tokenize(["a red polo shirt"]).shape == (1, 40)
 
@@ -58,6 +58,13 @@ def test_clip_batches_hold_near_duplicates_and_label_what_is_said(clip_out):
     assert ((groups[:, 1:] != groups[:, :1]).sum(-1) == 1).all()
     said = batch["said"]
     assert ((said == batch["shown"]) | (said == -100)).all()
+
+
+def test_free_wording_describes_distinct_garments_of_the_pretraining_half():
+    pairs = clip.free_wording(1000)
+    assert len({garment for garment, _ in pairs}) == len({text for _, text in pairs}) == 100
+    assert all(garment.pretraining for garment, _ in pairs)
+    assert all(value in VALUES[name] for garment, _ in pairs for name, value in vars(garment).items())
 
 
 def test_editor_command_leaves_a_pipeline_that_edits(tmp_path, monkeypatch):
