@@ -191,12 +191,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tmcir_lite.pretrain.clip", description=__doc__)
     parser.add_argument("--out", default="data/models/clip", help="the model folder to write")
     parser.add_argument("--work", default="runs/pretrain-clip", help="checkpoints and the log; resumes from here")
-    parser.add_argument("--epochs", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=100, help="batches an epoch")
+    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--steps", type=int, default=25, help="batches an epoch")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", help="weights (last.safetensors of a --work folder) to go on from, anew scheduled")
     parser.add_argument("--measure", type=int, default=2000, help="held-out pictures for the card")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
@@ -204,8 +203,6 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     model, tokenizer = build(work / "clip")
     model.to(device)
-    if options.start:
-        load_weights(model, resolve(options.start))
     schedule = Schedule(options.epochs, options.lr, weight_decay=0.1, warmup=0.05)
 
     def batches(epoch):
@@ -237,7 +234,7 @@ def publish(options: argparse.Namespace, work: Path, measured: dict[str, torch.T
         "made by": f"`{command_line('clip')}`",
         "data": "garment world, pretraining half of the attribute combinations (`Garment.pretraining`), drawn on the "
                 f"fly; seed {options.seed}; groups of four near-duplicates in every batch",
-        "samples seen": f"{pairs:,} pairs" + (f", after those of `{options.start}`" if options.start else ""),
+        "samples seen": f"{pairs:,} pairs",
         "time": f"{history['seconds'].sum() / 3600:.2f} h on {device_name(options.device)}",
         "what it does not see": "attributes whose caption-swap accuracy below is near 50% (chance)",
     }  # fmt: skip
