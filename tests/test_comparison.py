@@ -19,7 +19,9 @@ def runs(tmp_path):
 
 
 def test_methods_are_sorted_and_their_order_counted(runs):
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in compare(runs).splitlines() if "| " in line]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in compare(runs, "R@10").splitlines() if "| " in line
+    ]
     assert rows[0] == ["method", "a", "b", "mean", "spread", "next one"]
     assert rows[1] == ["ATF", "60", "63", "61.5", "3", "ahead in 1 of 2"]
     assert rows[2] == ["off", "61", "62", "61.5", "1", "ahead in 2 of 2"]
@@ -28,6 +30,8 @@ def test_methods_are_sorted_and_their_order_counted(runs):
 
 def test_a_run_without_results_is_named(runs, tmp_path, capsys):
     with pytest.raises(InputError, match="two runs"):
-        compare(runs[:1])
-    assert main(["compare", str(runs[0]), str(tmp_path / "c")]) == 2
+        compare(runs[:1], "R@10")
+    with pytest.raises(InputError, match="no R@7; it has R@10"):
+        compare(runs, "R@7")
+    assert main(["compare", str(runs[0]), str(tmp_path / "c"), "--measure=R@10"]) == 2
     assert str(tmp_path / "c") in capsys.readouterr().err

@@ -28,7 +28,7 @@ from tmcir_lite.garments.attributes import drift_nuisance
 from tmcir_lite.garments.captions import change_phrases
 
 WORLD = World(
-    seed=3, train=12, val=6, gallery=8, cirr_train=4, cirr_val=5, nuisance_drift=1.0, unasked_change=0.0
+    seed=3, train=12, val=6, gallery=8, cirr_train=4, cirr_val=5, family=3, nuisance_drift=1.0, unasked_change=0.0
 )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
     compare = commands.add_parser("compare", help="the results of several runs side by side")
     compare.add_argument("runs", nargs="+", metavar="FOLDER", help="such as runs/lite runs/seed1")
+    compare.add_argument("--measure", default="R@1", help="a column of results.csv (default: R@1)")
     commands.add_parser("notebooks", help="execute the committed notebooks in place; keep the results in data/results")
     return parser
 
@@ -77,7 +78,7 @@ def _compare(options: argparse.Namespace) -> int:
     from tmcir_lite.comparison import compare
     from tmcir_lite.files import resolve
 
-    print(compare([resolve(folder) for folder in options.runs]))
+    print(compare([resolve(folder) for folder in options.runs], options.measure))
     return 0
 
 

@@ -8,13 +8,13 @@ import pandas as pd
 from tmcir_lite.files import InputError
 
 
-def compare(folders: Sequence[Path], measure: str = "R@10") -> str:
+def compare(folders: Sequence[Path], measure: str) -> str:
     """Markdown: for each protocol that all runs have, `measure` (mean over categories) of each method in each run.
 
     Methods are sorted by their mean. `next one` says in how many of the runs a method is ahead of the one below it.
 
     Raises:
-        InputError: fewer than two runs, or one without results.
+        InputError: fewer than two runs, one without results, or an unknown measure.
     """
     if len(folders) < 2:
         raise InputError("compare: give the folders of two runs or more, such as runs/lite runs/seed1")
@@ -37,4 +37,7 @@ def _read(folder: Path, measure: str) -> pd.Series:
     if not path.is_file():
         raise InputError(f"{path}: no such results; run `evaluate` first")
     results = pd.read_csv(path).query("category == 'mean'")
+    if measure not in results:
+        known = ", ".join(column for column in results if column.startswith("R"))
+        raise InputError(f"compare: {path} has no {measure}; it has {known}")
     return results.set_index(["layout", "protocol", "method"])[measure]

@@ -52,6 +52,7 @@ class Garments(Section):
     gallery: Count
     cirr_train: Count
     cirr_val: Count
+    family: Count
     nuisance_drift: Share
     unasked_change: Share
 
@@ -139,6 +140,7 @@ class Evaluation(Section):
 
     protocols: Annotated[list[ProtocolName], Field(min_length=1)]
     recall_at: Annotated[list[Count], Field(min_length=1)]
+    choose_at: Count
     chunk: Count
 
 

@@ -72,11 +72,11 @@ def train_iacma(cfg: Config) -> pd.DataFrame:
 
     def validate():
         weight, score, _ = tune_weight(cfg, backbone, data)
-        return {"heldout_R@10": score, "text_weight": weight}
+        return {_score(cfg): score, "text_weight": weight}
 
     history = fit(
         model, _loaders(cfg, columns, kept, backbone, cfg.iacma.batch), _schedule(cfg.iacma), folder,
-        device=pick_device(cfg.device), seed=cfg.seed, validate=validate, score="heldout_R@10", title="IACMA",
+        device=pick_device(cfg.device), seed=cfg.seed, validate=validate, score=_score(cfg), title="IACMA",
         groups=decay_groups(model, cfg.iacma.weight_decay),
     )  # fmt: skip
     load_weights(model, folder / "best.safetensors")
@@ -114,13 +114,13 @@ def _train_fusion(cfg: Config, settings: Atf, folder: Path, title: str) -> pd.Da
     }
     history = fit(
         model, _loaders(cfg, columns, data.kept, backbone, settings.batch), _schedule(settings), folder,
-        device=pick_device(cfg.device), seed=cfg.seed, score="heldout_R@10", title=title,
-        groups=model.groups(settings), validate=lambda: {"heldout_R@10": heldout_recall(cfg, model, data)},
+        device=pick_device(cfg.device), seed=cfg.seed, score=_score(cfg), title=title,
+        groups=model.groups(settings), validate=lambda: {_score(cfg): heldout_recall(cfg, model, data)},
     )  # fmt: skip
     for weights, name in (("last", "model_last"), ("best", "model")):
         load_weights(model, folder / f"{weights}.safetensors")
         model.save(folder / name)
-    best = {"best_epoch": best_epoch(history), "heldout_R@10": float(history["heldout_R@10"].max())}
+    best = {"best_epoch": best_epoch(history), _score(cfg): float(heldout(history).max())}
     write_json(folder / "metrics.json", best)
     return history
 
@@ -148,25 +148,35 @@ def _load_fusion(cfg: Config, folder: Path, settings: Atf) -> Tmcir:
 
 def best_epoch(history: pd.DataFrame) -> int:
     """The epoch whose weights `fit` kept as best: the latest of those with the highest held-out recall."""
-    scores = history["heldout_R@10"]
+    scores = heldout(history)
     return int(history["epoch"][scores == scores.max()].max())
 
 
+def heldout(history: pd.DataFrame) -> pd.Series:
+    """A history's held-out recall; the series is named for it, such as "heldout_R@10"."""
+    return history[next(column for column in history if column.startswith("heldout_R@"))]
+
+
+def _score(cfg: Config) -> str:
+    return f"heldout_R@{cfg.evaluation.choose_at}"
+
+
 def tune_weight(cfg: Config, backbone: Backbone, data: Data) -> tuple[float, float, pd.DataFrame]:
-    """The weighted sum's text weight on held-out train: (weight, its R@10, the sweep)."""
+    """The weighted sum's text weight on held-out train: (weight, its recall, the sweep of recalls)."""
     gallery, target, reference = _heldout_gallery(data)
     features = encode_images(backbone, [data.train.images[name] for name in gallery])
     texts = encode_texts(backbone, joined(data.held, cfg.data.val_captions))
-    weight, sweep = choose_weight(features[reference], texts, features, target, reference)
-    return weight, float(sweep["R@10"].max()), sweep
+    k = cfg.evaluation.choose_at
+    weight, sweep = choose_weight(features[reference], texts, features, target, reference, k=k)
+    return weight, float(sweep[f"R@{k}"].max()), sweep
 
 
 def heldout_recall(cfg: Config, model: Tmcir, data: Data) -> float:
-    """R@10 of TMCIR's queries on held-out train; the gallery is its references and targets, the reference masked."""
+    """Recall of TMCIR's queries on held-out train; the gallery is its references and targets, the reference masked."""
     gallery, target, reference = _heldout_gallery(data)
     features = encode_images(model.backbone, [data.train.images[name] for name in gallery])
     queries = encode_queries(model.backbone, model.query, data.held, data.train.images, cfg.data.val_captions)
-    return recall(target_ranks(queries, features, target, reference), 10)
+    return recall(target_ranks(queries, features, target, reference), cfg.evaluation.choose_at)
 
 
 def evaluate(cfg: Config) -> pd.DataFrame:

@@ -51,9 +51,10 @@ def histories(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
     for name, table in tables.items():
         left.plot(table["epoch"], table["loss"], marker="o", label=name)
-        right.plot(table["epoch"], table["heldout_R@10"], marker="o", label=name)
+        score = next(column for column in table if column.startswith("heldout_"))
+        right.plot(table["epoch"], table[score], marker="o", label=name)
     left.set(xlabel="epoch", ylabel="loss (train)")
-    right.set(xlabel="epoch (0: before training)", ylabel="R@10, held-out train (%)")
+    right.set(xlabel="epoch (0: before training)", ylabel=f"{score.removeprefix('heldout_')}, held-out train (%)")
     right.legend()
     figure.tight_layout()
     plt.close(figure)
@@ -61,11 +62,12 @@ def histories(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def weight_sweeps(sweeps: Mapping[str, pd.DataFrame]) -> Figure:
-    """R@10 of the weighted sum against the text's weight."""
+    """Held-out recall of the weighted sum against the text's weight."""
     figure, axis = plt.subplots(figsize=(6, 3.4))
     for name, sweep in sweeps.items():
-        axis.plot(sweep["weight"], sweep["R@10"], marker=".", label=name)
-    axis.set(xlabel="weight of the text in the sum", ylabel="R@10, held-out train (%)")
+        (score,) = sweep.columns.drop("weight")
+        axis.plot(sweep["weight"], sweep[score], marker=".", label=name)
+    axis.set(xlabel="weight of the text in the sum", ylabel=f"{score}, held-out train (%)")
     axis.legend()
     figure.tight_layout()
     plt.close(figure)

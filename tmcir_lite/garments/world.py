@@ -1,6 +1,7 @@
 """The garment world on disk: in Fashion-IQ's layout and in CIRR's, deterministic by seed."""
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import random
@@ -25,6 +26,7 @@ from tmcir_lite.progress import Progress
 
 CATEGORIES = tuple(TYPES)
 _CHANGES = (1, 2, 2, 3)  # number of attributes a query asks to change, drawn uniformly
+_VARIANT = (1, 2, 3)  # number of attributes in which a reference differs from its family's garment
 _GROUP = 6  # CIRR: near-duplicates that form one img_set
 
 
@@ -45,6 +47,9 @@ class World:
 
     A query is well-posed: in a gallery no two pictures share all attributes, and the relative captions together
     name every changed attribute, each in words that fix its new value (unless `unasked_change` > 0).
+
+    As in a shop, garments come in families: the references of `family` queries are variants of one garment, so that a
+    target has many near-duplicates beside it in the gallery.
     """
 
     seed: int
@@ -53,6 +58,7 @@ class World:
     gallery: int
     cirr_train: int
     cirr_val: int
+    family: int
     nuisance_drift: float
     unasked_change: float
 
@@ -103,7 +109,7 @@ def read_attributes(root: Path) -> dict[str, Picture]:
 def _fashioniq(world: World, rng: random.Random, root: Path) -> dict[Path, Picture]:
     drawn: dict[Path, Picture] = {}
     for number, category in enumerate(CATEGORIES):
-        train = _train_triplets(world, rng, category, _share(world.train, number))
+        train = list(itertools.islice(_queries(world, rng, category), _share(world.train, number)))
         val, distractors = _val_triplets(world, rng, category, _share(world.val, number))
         for split, triplets, others in (("train", train, []), ("val", val, distractors)):
             names = _names(rng, f"{category[0].upper()}{split[0].upper()}", 2 * len(triplets) + len(others))
@@ -131,13 +137,14 @@ def _names(rng: random.Random, prefix: str, count: int) -> list[str]:
     return names
 
 
-def _train_triplets(world, rng, category, count):
-    triplets = []
-    for _ in range(count):
-        reference = Picture(sample_garment(rng, category, pretraining=False), sample_nuisance(rng))
-        asked, target = world.target(rng, reference)
-        triplets.append((reference, target, relative_captions(rng, reference.garment, asked)))
-    return triplets
+def _queries(world, rng, category):
+    """Endless (reference, target, captions); `world.family` in a row have variants of one garment as references."""
+    while True:
+        base = sample_garment(rng, category, pretraining=False)
+        for _ in range(world.family):
+            reference = Picture(sample_change(rng, base, rng.choice(_VARIANT)), sample_nuisance(rng))
+            asked, target = world.target(rng, reference)
+            yield reference, target, relative_captions(rng, reference.garment, asked)
 
 
 def _val_triplets(world, rng, category, count):
@@ -148,8 +155,9 @@ def _val_triplets(world, rng, category, count):
             f"and a target each: give at least {2 * count}"
         )
     triplets, seen = [], set()
-    while len(triplets) < count:
-        triplet = _train_triplets(world, rng, category, 1)[0]
+    for triplet in _queries(world, rng, category):
+        if len(triplets) == count:
+            break
         garments = {triplet[0].garment, triplet[1].garment}
         if not garments & seen:
             seen |= garments
