@@ -28,7 +28,7 @@ def test_results_name_method_protocol_and_origin(cfg):
     assert {"original", "original-masked", "val-union", "cirr"} == set(results["protocol"])
     assert results[["seed", "device", "queries", "gallery"]].notna().all(axis=None)
     assert results[RECALLS].apply(lambda column: column.between(0, 100)).all(axis=None)
-    assert results["method"].nunique() == 8
+    assert results["method"].nunique() == 9
     assert results.query("protocol == 'cirr'")["Rs@1"].notna().all()
     text = (cfg.run_dir / "evaluation" / "results.md").read_text()
     assert "seed 0" in text

@@ -380,6 +380,8 @@ def _git_state() -> tuple[str | None, bool | None]:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # installed inside someone else's checkout
             return None, None
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+        # `make notebooks` rewrites these as it goes: they show results and decide none.
+        shown = (":!notebooks/*.ipynb", ":!data/results")
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".", *shown))
     except (OSError, subprocess.CalledProcessError):
         return None, None

@@ -60,7 +60,10 @@ def make_pseudo_targets(cfg: Config) -> list[dict]:
 
 
 def train_iacma(cfg: Config) -> pd.DataFrame:
-    """Stage 1. Leaves the encoders of the best epoch (by held-out train) in `iacma/model`; returns the history."""
+    """Stage 1. Leaves the encoders of best and last epoch in `iacma/model` and `iacma/model_last`; returns the history.
+
+    The best epoch is chosen on held-out train and may be 0: then no epoch was better than the encoders at the start.
+    """
     folder = cfg.run_dir / "iacma"
     if (folder / "metrics.json").is_file() and is_complete(folder, cfg.iacma.epochs):
         return read_history(folder)
@@ -79,8 +82,9 @@ def train_iacma(cfg: Config) -> pd.DataFrame:
         device=pick_device(cfg.device), seed=cfg.seed, validate=validate, score=_score(cfg), title="IACMA",
         groups=decay_groups(model, cfg.iacma.weight_decay),
     )  # fmt: skip
-    load_weights(model, folder / "best.safetensors")
-    backbone.save(folder / "model")
+    for weights, name in (("last", "model_last"), ("best", "model")):
+        load_weights(model, folder / f"{weights}.safetensors")
+        backbone.save(folder / name)
     write_json(folder / "metrics.json", validate() | {"best_epoch": best_epoch(history)})
     return history
 
@@ -131,9 +135,9 @@ def load_start(cfg: Config) -> Backbone:
     return backbone.to(pick_device(cfg.device)).eval()
 
 
-def load_aligned(cfg: Config) -> Backbone:
-    """The backbone after IACMA."""
-    name = f"local-dir:{cfg.run_dir / 'iacma' / 'model'}"
+def load_aligned(cfg: Config, last: bool = False) -> Backbone:
+    """The backbone after IACMA: the best epoch on held-out train, or the last one."""
+    name = f"local-dir:{cfg.run_dir / 'iacma' / ('model_last' if last else 'model')}"
     return load_backbone(name, target_pad=cfg.backbone.target_pad).to(pick_device(cfg.device)).eval()
 
 
@@ -268,9 +272,10 @@ def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]
             Method("weighted sum", weighted_sum(weight), weight),
         ],
     )
-    aligned = load_aligned(cfg)
-    weight = tune_weight(cfg, aligned, data)[0]
-    yield aligned, [Method("IACMA, weighted sum", weighted_sum(weight), weight)]
+    for epoch, last in (("best", False), ("last", True)):
+        aligned = load_aligned(cfg, last)
+        weight = tune_weight(cfg, aligned, data)[0]
+        yield aligned, [Method(f"IACMA ({epoch} epoch), weighted sum", weighted_sum(weight), weight)]
     control = _load_fusion(cfg, cfg.run_dir / "control" / "model", _without_merging(cfg))
     yield control.backbone, [Method("TMCIR, merging off (best epoch)", control)]
     for name, last in (("TMCIR (best epoch)", False), ("TMCIR (last epoch)", True)):
