@@ -36,6 +36,19 @@ def test_notebooks_are_small_and_without_errors_or_traces(name):
     assert not [o for cell in cells(name) for o in cell.get("outputs", []) if o["output_type"] == "error"]
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_cells_that_nbval_compares_have_outputs_to_compare_with(name):
+    marked = [cell for cell in cells(name) if "NBVAL_CHECK_OUTPUT" in "".join(cell["source"])]
+    assert [cell["id"] for cell in marked if not cell["outputs"]] == []
+    ran = [cell["execution_count"] for cell in cells(name) if cell["cell_type"] == "code"]
+    assert ran == list(range(1, len(ran) + 1)), "not executed from top to bottom; `make notebooks`"
+
+
+def test_what_the_readme_shows_is_there():
+    shown = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
+    assert [path for path in shown if not (ROOT / path).exists()] == []
+
+
 def test_every_command_of_the_readme_is_there():
     named = set(re.findall(r"(?:^|`)make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)) - {"PYTHON"}
     makefile = (ROOT / "Makefile").read_text()
