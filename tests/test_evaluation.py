@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tmcir_lite import evaluation
 from tmcir_lite.datasets import Split, Triplet
 from tmcir_lite.evaluation import evaluate_split, recall, subset_ranks, target_ranks, top
 from tmcir_lite.files import InputError
@@ -93,6 +95,32 @@ class TestRanks:
     def test_refuses_features_of_two_models(self):
         with pytest.raises(InputError, match="2 dimensions, the gallery 3"):
             target_ranks(directions(0), torch.ones(4, 3), torch.tensor([0]))
+
+
+class TestLargeGalleries:
+    @quickly
+    @given(retrievals(), st.integers(1, 4))
+    def test_blocks_of_the_gallery_change_nothing(self, retrieval, block):
+        queries, gallery, target, masked, chunk = retrieval
+        k = len(gallery) - 1
+        expected = target_ranks(queries, gallery, target, masked), top(queries, gallery, k, masked)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluation, "BLOCK", block)
+            assert torch.equal(target_ranks(queries, gallery, target, masked, chunk), expected[0])
+            found = top(queries, gallery, k, masked, chunk)
+        scores = queries @ gallery.T  # ties may come in another order
+        assert torch.allclose(scores.gather(1, found), scores.gather(1, expected[1]))
+        assert not (found == masked[:, None]).any()
+
+    def test_a_gallery_on_disk_is_ranked_without_being_read_at_once(self, tmp_path, monkeypatch):
+        numbers = np.random.default_rng(0)
+        file = np.lib.format.open_memmap(tmp_path / "g.npy", mode="w+", dtype=np.float32, shape=(5000, 8))
+        file[:] = numbers.standard_normal((5000, 8))
+        queries = torch.from_numpy(numbers.standard_normal((3, 8)).astype(np.float32))
+        monkeypatch.setattr(evaluation, "BLOCK", 512)
+        on_disk = torch.from_numpy(np.load(tmp_path / "g.npy", mmap_mode="c"))
+        target = torch.tensor([7, 4000, 4999])
+        assert torch.equal(target_ranks(queries, on_disk, target), target_ranks(queries, on_disk.clone(), target))
 
 
 class TestSubsetRanks:

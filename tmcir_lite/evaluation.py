@@ -11,7 +11,10 @@ from tmcir_lite.datasets import Protocol, Split, Triplet, protocol
 from tmcir_lite.files import InputError
 
 CHUNK = 1024
-"""Queries scored at once: the Q x G matrix of all scores is never held."""
+"""Queries scored at once."""
+BLOCK = 16384
+"""Gallery images scored at once: the Q x G matrix of all scores is never held, however large Q or G."""
+_EQUAL = 1e-6  # cosines this near are ties: rounding differs between two ways to compute the same one
 SUBSET_RECALL_AT = (1, 2, 3)
 """CIRR's subset has five images, so recall beyond 3 says little."""
 
@@ -23,7 +26,8 @@ def target_ranks(
 
         rank = 1 + number of other gallery images whose score is at least the target's
 
-    Ties count against us: features that are all equal rank last, not first.
+    Ties count against us: features that are all equal rank last, not first. Nothing is sorted; memory does not grow
+    with the gallery, which may be a memory-mapped array on disk (`features.FeatureFile`).
 
     Args:
         queries: Q D.
@@ -43,14 +47,12 @@ def target_ranks(
         both = (masked_index == target_index).nonzero()
         if len(both):
             raise InputError(f"query {both[0].item()}: its target is masked, so it has no rank; leave the query out")
-    ranks = torch.empty(len(queries), dtype=torch.long)
-    for rows, scores in _scores(queries, gallery, chunk):
-        target = scores.gather(1, target_index[rows, None].to(scores.device))
-        rank = (scores >= target).sum(dim=1)  # counts the target itself: that is the 1
-        if masked_index is not None:
-            masked = scores.gather(1, masked_index[rows, None].to(scores.device))
-            rank = rank - (masked >= target).squeeze(1).long()
-        ranks[rows] = rank.cpu()
+    bar = _cosines(queries, gallery, target_index) - _EQUAL
+    ranks = torch.zeros(len(queries), dtype=torch.long)
+    for rows, _, scores in _scores(queries, gallery, chunk):
+        ranks[rows] += (scores >= bar[rows, None]).sum(dim=1).cpu()  # counts the target itself: that is the 1
+    if masked_index is not None:
+        ranks -= (_cosines(queries, gallery, masked_index) >= bar).long().cpu()
     return ranks
 
 
@@ -101,12 +103,17 @@ def top(queries: Tensor, gallery: Tensor, k: int, masked_index: Tensor | None = 
         raise InputError(f"top {k}: the gallery has only {available} images to show; ask for fewer")
     if masked_index is not None:
         _check_indices("masked_index", masked_index, queries, gallery)
-    best = torch.empty(len(queries), k, dtype=torch.long)
-    for rows, scores in _scores(queries, gallery, chunk):
+    best = torch.full((len(queries), k), -torch.inf)
+    found = torch.full((len(queries), k), -1)
+    for rows, columns, scores in _scores(queries, gallery, chunk):
+        near = scores.topk(min(k + 1, scores.shape[1]), dim=1)  # one more than asked for: it may be the masked one
+        values, indices = near.values.cpu(), near.indices.cpu() + columns.start
         if masked_index is not None:
-            scores.scatter_(1, masked_index[rows, None].to(scores.device), -torch.inf)
-        best[rows] = scores.topk(k, dim=1).indices.cpu()
-    return best
+            values = values.masked_fill(indices == masked_index[rows, None], -torch.inf)
+        values, indices = torch.cat([best[rows], values], dim=1), torch.cat([found[rows], indices], dim=1)
+        best[rows], order = values.topk(k, dim=1)
+        found[rows] = indices.gather(1, order)
+    return found
 
 
 def recall(ranks: Tensor, k: int) -> float:
@@ -218,25 +225,39 @@ def _rows(names: Sequence[str], row_of: dict[str, int], where: str) -> Tensor:
     return torch.tensor([row_of[name] for name in names], dtype=torch.long)
 
 
-def _scores(queries: Tensor, gallery: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yields (rows of queries, their cosines with the gallery), `chunk` queries at a time."""
-    queries, gallery = _unit("queries", queries), _unit("gallery", gallery)
-    if queries.shape[1] != gallery.shape[1]:
-        raise InputError(f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}: two models?")
-    for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
-        yield rows, queries[rows] @ gallery.T
+def _scores(queries: Tensor, gallery: Tensor, chunk: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yields (rows of queries, rows of the gallery, their cosines), on the queries' device."""
+    queries = _unit("queries", queries)
+    _check_dimensions(queries, gallery)
+    for first in range(0, len(gallery), BLOCK):
+        columns = slice(first, min(first + BLOCK, len(gallery)))
+        images = _unit("gallery", gallery[columns].to(queries.device), first).T
+        for start in range(0, len(queries), chunk):
+            rows = slice(start, start + chunk)
+            yield rows, columns, queries[rows] @ images
 
 
-def _unit(what: str, features: Tensor) -> Tensor:
+def _cosines(queries: Tensor, gallery: Tensor, index: Tensor) -> Tensor:
+    """Q: the cosine of each query with one row of the gallery."""
+    _check_dimensions(queries, gallery)
+    images = gallery[index].to(queries.device)
+    return F.cosine_similarity(queries.float(), images.float(), dim=1)
+
+
+def _unit(what: str, features: Tensor, first: int = 0) -> Tensor:
     """Features of length 1, in full precision. A NaN would compare as False everywhere and so rank first."""
     bad = (~features.isfinite().all(dim=1)).nonzero()
     if len(bad):
         raise InputError(
-            f"{what}: row {bad[0].item()} is not finite ({len(bad)} of {len(features)} rows); encode with a model "
-            "whose training did not diverge"
+            f"{what}: row {first + bad[0].item()} is not finite ({len(bad)} of {len(features)} rows looked at); encode "
+            "with a model whose training did not diverge"
         )
     return F.normalize(features.float(), dim=1)
+
+
+def _check_dimensions(queries: Tensor, gallery: Tensor) -> None:
+    if queries.shape[1] != gallery.shape[1]:
+        raise InputError(f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}: two models?")
 
 
 def _check_indices(what: str, index: Tensor, queries: Tensor, gallery: Tensor) -> None:
