@@ -6,8 +6,8 @@ import torch
 
 from tmcir_lite import analysis, edit_analysis, stages, viz
 from tmcir_lite.config import pick_device
+from tmcir_lite.editors import load_editor
 from tmcir_lite.garments import ATTRIBUTES, VALUES
-from tmcir_lite.pseudo_targets import load_editor
 
 
 @pytest.fixture(scope="module")

@@ -31,9 +31,25 @@ def message(*arguments):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("path", config.PROFILES.glob("*.yaml"), ids=lambda path: path.stem)
-def test_every_shipped_profile_loads_and_loses_nothing(path):
-    assert load_config(path.stem).model_dump() == yaml.safe_load(path.read_text())
+@pytest.mark.parametrize("name", config.profiles())
+def test_every_shipped_profile_loads_and_loses_nothing(name):
+    values = yaml.safe_load((config.PROFILES / f"{name}.yaml").read_text())
+    if isinstance(values["editor"], str):
+        values["editor"] = yaml.safe_load(config.EDITORS.read_text())[values["editor"]]
+    assert load_config(name).model_dump() == values
+
+
+@pytest.mark.parametrize("name", yaml.safe_load(config.EDITORS.read_text()))
+def test_an_editor_is_taken_by_name_and_then_changed_by_key(name):
+    editor = load_config("lite", ["editor.steps=9", f"editor={name}", "editor.guidance=3"]).editor
+    assert editor.model_dump() == yaml.safe_load(config.EDITORS.read_text())[name] | {"guidance": 3.0}
+
+
+def test_an_unknown_editor_lists_the_known_ones():
+    said = message("lite", ["editor=sd4"])
+    assert "override 'editor=sd4'" in said
+    assert "sd3, instruct-pix2pix" in said
+    assert "unknown; known:" in message("editors")
 
 
 def test_a_profile_is_a_name_or_a_path(tmp_path):
@@ -182,3 +198,5 @@ def test_pick_device(monkeypatch):
     assert pick_device("auto") == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")  # set by `accelerate launch`
+    assert pick_device("auto") == torch.device("cuda", 3)

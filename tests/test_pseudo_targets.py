@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tmcir_lite.config import load_config
+from tmcir_lite.editors import edit, load_editor
 from tmcir_lite.files import InputError, sha256
 from tmcir_lite.garments import draw, sample_garment, sample_nuisance
-from tmcir_lite.pseudo_targets import MANIFEST, Job, edit, generate, load_editor
+from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
 
 
 @pytest.fixture(scope="module")

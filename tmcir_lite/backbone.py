@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 
+from tmcir_lite.config import Backbone as Settings
 from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json
+from tmcir_lite.hub import explain
 from tmcir_lite.model_card import check_hashes
 from tmcir_lite.transforms import preprocess
 
@@ -119,6 +121,14 @@ class Backbone(nn.Module):
     def _text_tower(self) -> nn.Module:
         return getattr(self.clip, "text", self.clip)
 
+    def limit_training(self, settings: Settings) -> None:
+        """Freezes what the configuration does not unlock (open_clip's `lock`), and sets gradient checkpointing."""
+        if settings.unlocked_image_groups is not None:
+            self.clip.lock_image_tower(settings.unlocked_image_groups)
+        if settings.unlocked_text_layers is not None:
+            self.clip.lock_text_tower(settings.unlocked_text_layers)
+        self.clip.set_grad_checkpointing(settings.gradient_checkpointing)
+
     def save(self, folder: Path) -> None:
         """Writes a folder that `load_backbone("local-dir:...")` and open_clip itself can load."""
         folder = Path(folder)
@@ -151,7 +161,8 @@ def load_backbone(name: str, pretrained: str | None = None, target_pad: float = 
             clip = open_clip.create_model(name, pretrained=pretrained)
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip lets through whatever its download or checkpoint readers raise
-            raise InputError(f"backbone.name: {name} {pretrained or ''} cannot be loaded: {_line(error)}") from error
+            reason = explain(error, hub_id(name, pretrained))
+            raise InputError(f"backbone.name: {name} {pretrained or ''} cannot be loaded: {reason}") from error
     config.setdefault("preprocess_cfg", open_clip.get_model_preprocess_cfg(clip))
     return Backbone(clip, tokenizer, config, target_pad)
 
@@ -174,8 +185,10 @@ def _known(name: str, pretrained: str | None) -> dict[str, Any]:
     return config
 
 
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def hub_id(name: str, pretrained: str | None) -> str:
+    """Where on the hub open_clip gets these weights: "owner/name", or the name itself where it is not known."""
+    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
+    return (tag or {}).get("hf_hub", name).strip("/")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,10 +38,11 @@ def train_loader(
     batch: int,
     seed: int,
     epoch: int,
+    workers: int = 0,
 ) -> DataLoader:
     """The shuffled batches of one epoch, `{column: (B, 3, H, W), ..., "texts": (B, M) ids}`, without a short last one.
 
-    Order and joining of captions depend on `seed` and `epoch` only.
+    Order and joining of captions depend on `seed` and `epoch` only, not on the number of reading processes (`workers`).
 
     Raises:
         InputError: fewer triplets than one batch.
@@ -49,10 +51,17 @@ def train_loader(
         raise InputError(f"batch: {batch} is more than the {len(triplets)} triplets to train on; choose a smaller one")
     texts = [join_captions(t.captions, captions, random.Random(f"{seed}/{epoch}/{t.id}")) for t in triplets]
 
-    def collate(items):
-        stacked = {name: torch.stack([item[name] for item in items]) for name in columns}
-        return {**stacked, "texts": tokenize([item["texts"] for item in items])}
+    return DataLoader(
+        Examples(columns, texts, transform),
+        batch_size=batch,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=partial(_collate, tuple(columns), tokenize),
+        generator=torch.Generator().manual_seed(1_000_003 * seed + epoch),
+        num_workers=workers,
+    )
 
-    order = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-    return DataLoader(Examples(columns, texts, transform), batch_size=batch, shuffle=True, drop_last=True,
-                      collate_fn=collate, generator=order)  # fmt: skip
+
+def _collate(names: Sequence[str], tokenize: Callable, items: Sequence[dict]) -> dict[str, Tensor]:
+    stacked = {name: torch.stack([item[name] for item in items]) for name in names}
+    return {**stacked, "texts": tokenize([item["texts"] for item in items])}

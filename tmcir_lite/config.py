@@ -19,8 +19,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tmcir_lite.files import ROOT, InputError, resolve, write_json, write_text
+from tmcir_lite.processes import own_device
 
 PROFILES = ROOT / "notebooks" / "params"
+EDITORS = PROFILES / "editors.yaml"
 PACKAGES = ("torch", "open_clip_torch", "diffusers", "transformers", "accelerate")
 
 Seed = Annotated[int, Field(ge=0)]
@@ -73,16 +75,20 @@ class Data(Section):
     train_captions: CaptionJoin
     val_captions: CaptionJoin
     heldout: OpenShare
+    workers: Annotated[int, Field(ge=0)]
     skip_missing: bool
     also_evaluate: list[EvaluationSet]
 
 
 class Backbone(Section):
-    """The open_clip model and its preprocessing."""
+    """The open_clip model, its preprocessing, and what of it is trained."""
 
     name: Text
     pretrained: Text | None
     target_pad: Annotated[float, Field(ge=1)]
+    unlocked_image_groups: Annotated[int, Field(ge=0)] | None
+    unlocked_text_layers: Annotated[int, Field(ge=0)] | None
+    gradient_checkpointing: bool
 
 
 class Editor(Section):
@@ -90,9 +96,11 @@ class Editor(Section):
 
     model: Text
     revision: Text | None
+    pipeline: Text | None
     size: Count
     start: Literal["noise", "reference"]
     start_noise: Share
+    strength: Share | None
     steps: Count
     guidance: NonNegative
     image_guidance: NonNegative
@@ -105,6 +113,7 @@ class Training(Section):
 
     epochs: Count
     batch: ContrastiveBatch
+    chunk: Count | None
     lr: Positive
     weight_decay: NonNegative
     warmup: Share
@@ -170,7 +179,8 @@ def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         profile: a name in `notebooks/params` ("lite"), or the path of a YAML file (ending in .yaml or .yml).
-        overrides: "section.key=value" strings; the value is read as YAML; a later one wins.
+        overrides: "section.key=value" strings; the value is read as YAML; a later one wins. "editor=NAME" takes all of
+            the section from `editors.yaml`.
 
     Raises:
         InputError: unknown profile, unreadable YAML, unknown or missing key, wrong type, value out of range.
@@ -178,9 +188,11 @@ def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = _profile_path(profile)
     values = _read_yaml(path)
+    _look_up_editor(values, path)
     sources = {}
     for override in overrides:
         sources[_apply(values, override)] = f"override {override!r}"
+        _look_up_editor(values, f"override {override!r}")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -205,7 +217,7 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"device: {name!r}: expected auto, cpu, cuda or mps")
     if not available[name]:
         raise InputError(f"device: {name}: this machine has none that PyTorch can use; write auto or cpu")
-    return torch.device(name)
+    return own_device(name)
 
 
 def start_run(cfg: Config) -> Path:
@@ -266,12 +278,27 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _look_up_editor(values: dict[str, Any], source: object) -> None:
+    """Where `editor` is a name, puts in its place the section that `editors.yaml` has under this name."""
+    name = values.get("editor")
+    if isinstance(name, str):
+        table = _read_yaml(EDITORS)
+        if name not in table:
+            raise InputError(f"{source}: editor: {name!r} is unknown; {EDITORS} has {', '.join(table)}")
+        values["editor"] = table[name]
+
+
+def profiles() -> list[str]:
+    """The names of the shipped profiles."""
+    return sorted(file.stem for file in PROFILES.glob("*.yaml") if file != EDITORS)
+
+
 def _profile_path(profile: str | Path) -> Path:
     if Path(profile).suffix in (".yaml", ".yml"):
         return resolve(profile)
     path = PROFILES / f"{profile}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+    if not path.is_file() or path == EDITORS:
+        known = ", ".join(profiles())
         raise InputError(f"profile {str(profile)!r}: unknown; known: {known}; or give the path of a .yaml file")
     return path
 

@@ -10,8 +10,8 @@ from PIL import Image
 from tmcir_lite.config import Config, Editor
 from tmcir_lite.datasets import Triplet, join_captions
 from tmcir_lite.edit_quality import backdrop_error, read_edits
+from tmcir_lite.editors import edit
 from tmcir_lite.garments import ATTRIBUTES, Picture
-from tmcir_lite.pseudo_targets import edit
 from tmcir_lite.stages import Data
 from tmcir_lite.transforms import load_image
 

@@ -1,12 +1,11 @@
 """Stage 1, IACMA: intent-aware cross-modal alignment of CLIP's encoders with pseudo-target images."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tmcir_lite.backbone import Backbone
-from tmcir_lite.losses import InfoNCE
+from tmcir_lite.losses import Contrastive
 
 
-class Iacma(nn.Module):
+class Iacma(Contrastive):
     """Both encoders, whose forward returns InfoNCE between pseudo-target images v and texts t (paper).
 
         L = -1/B sum_i log( exp(cos(v_i, t_i) / tau) / sum_j exp(cos(v_i, t_j) / tau) )      tau learned
@@ -16,13 +15,6 @@ class Iacma(nn.Module):
     each other's false negatives.
     """
 
-    def __init__(self, backbone: Backbone, symmetric: bool):
-        super().__init__()
-        self.backbone = backbone
-        self._loss = InfoNCE(symmetric)
-
-    def forward(self, pseudo_targets: Tensor, texts: Tensor) -> Tensor:
-        """pseudo_targets: B 3 H W; texts: B M token ids; returns the loss."""
-        v = self.backbone.image(pseudo_targets).pooled
-        t = self.backbone.text(texts).pooled
-        return self._loss(v, t, self.backbone.logit_scale)
+    def pairs(self, pseudo_targets: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """pseudo_targets: B 3 H W; texts: B M token ids; returns image and text features, B D each."""
+        return self.backbone.image(pseudo_targets).pooled, self.backbone.text(texts).pooled

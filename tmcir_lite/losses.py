@@ -1,9 +1,9 @@
-"""The contrastive loss of both stages."""
+"""The contrastive loss of both stages, and what a model needs to be trained with it."""
 
 import torch
 import torch.distributed as dist
 from open_clip.loss import ClipLoss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -46,3 +46,35 @@ class InfoNCE(ClipLoss):
             matching = self.get_ground_truth(a.device, len(a))
             loss = F.cross_entropy(logits_a, matching)
             return (loss + F.cross_entropy(logits_b, matching)) / 2 if self.symmetric else loss
+
+
+class Contrastive(nn.Module):
+    """A model of matching pairs, whose forward returns InfoNCE between them.
+
+    A subclass has a `backbone` and says in `pairs(**batch)` what the pairs are: (a, b), both B D.
+    """
+
+    def __init__(self, backbone: nn.Module, symmetric: bool = False):
+        super().__init__()
+        self.backbone = backbone
+        self.loss = InfoNCE(symmetric)
+
+    def pairs(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The features that a batch gives, B D each, row i of the one matching row i of the other."""
+        raise NotImplementedError
+
+    def forward(self, cached: tuple[Tensor, Tensor, Tensor] | None = None, **batch: Tensor) -> Tensor:
+        """
+        Args:
+            cached: the loss's gradients at a, b and 1/tau, when this batch is a part of a larger one whose loss is
+                known (see `training.cached_backward`).
+
+        Returns:
+            The loss, a scalar; with `cached`, a scalar whose gradient at the weights is this part's share of the
+            larger batch's gradient.
+        """
+        a, b = self.pairs(**batch)
+        scale = self.backbone.logit_scale
+        if cached is None:
+            return self.loss(a, b, scale)
+        return sum((value * gradient).sum() for value, gradient in zip((a, b, scale), cached, strict=True))

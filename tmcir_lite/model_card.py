@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -25,6 +26,11 @@ def write_card(folder: Path, title: str, facts: dict[str, Any], tables: dict[str
     lines += ["", "## Files", "", "| file | bytes | sha256 |", "| --- | --- | --- |"]
     lines += [f"| {name} | {(folder / name).stat().st_size} | `{digest}` |" for name, digest in hashes.items()]
     write_text(folder / "README.md", "\n".join(lines) + "\n")
+
+
+def read_facts(folder: Path) -> dict[str, str]:
+    """The facts of a card that `write_card` wrote."""
+    return dict(re.findall(r"^- \*\*(.+?)\*\*: (.*)$", (folder / "README.md").read_text(), re.MULTILINE))
 
 
 def publish_folder(

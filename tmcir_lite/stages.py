@@ -13,12 +13,14 @@ from tmcir_lite.baselines import Baseline, choose_weight, image_only, text_only,
 from tmcir_lite.batches import train_loader
 from tmcir_lite.config import Atf, Config, environment, pick_device, start_run
 from tmcir_lite.datasets import PROTOCOLS, Split, Triplet, hold_out, load_split, union
+from tmcir_lite.editors import load_editor
 from tmcir_lite.evaluation import evaluate_split, recall, target_ranks
 from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
 from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json, write_text
 from tmcir_lite.garments import World, build_world
 from tmcir_lite.iacma import Iacma
-from tmcir_lite.pseudo_targets import generate, jobs_for, load_editor
+from tmcir_lite.processes import main_first, main_only
+from tmcir_lite.pseudo_targets import generate, jobs_for
 from tmcir_lite.submission import write_cirr
 from tmcir_lite.tmcir import Tmcir, build_tmcir, load_tmcir
 from tmcir_lite.training import Schedule, decay_groups, fit, is_complete, load_weights, read_history
@@ -39,11 +41,12 @@ def prepare_data(cfg: Config) -> Data:
     Raises:
         InputError: see `garments.build_world` and `datasets.load_split`.
     """
-    start_run(cfg)
-    if cfg.garments is not None:
-        settings = cfg.garments.model_dump()
-        root = resolve(settings.pop("root"))
-        build_world(World(**settings), root)
+    with main_first(pick_device(cfg.device)):
+        start_run(cfg)
+        if cfg.garments is not None:
+            settings = cfg.garments.model_dump()
+            root = resolve(settings.pop("root"))
+            build_world(World(**settings), root)
     train, val = (
         load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
         for name in ("train", "val")
@@ -80,13 +83,20 @@ def train_iacma(cfg: Config) -> pd.DataFrame:
     history = fit(
         model, _loaders(cfg, columns, kept, backbone, cfg.iacma.batch), _schedule(cfg.iacma), folder,
         device=pick_device(cfg.device), seed=cfg.seed, validate=validate, score=_score(cfg), title="IACMA",
-        groups=decay_groups(model, cfg.iacma.weight_decay),
+        groups=decay_groups(model, cfg.iacma.weight_decay), chunk=cfg.iacma.chunk,
     )  # fmt: skip
+    with main_only(pick_device(cfg.device)) as writes:
+        if writes:
+            _keep_both(model, backbone, folder)
+            write_json(folder / "metrics.json", validate() | {"best_epoch": best_epoch(history)})
+    return history
+
+
+def _keep_both(model: torch.nn.Module, saved: Backbone | Tmcir, folder: Path) -> None:
+    """Saves last and best epoch as models; `model` is left with the best epoch's weights."""
     for weights, name in (("last", "model_last"), ("best", "model")):
         load_weights(model, folder / f"{weights}.safetensors")
-        backbone.save(folder / name)
-    write_json(folder / "metrics.json", validate() | {"best_epoch": best_epoch(history)})
-    return history
+        saved.save(folder / name)
 
 
 def train_atf(cfg: Config) -> pd.DataFrame:
@@ -120,25 +130,29 @@ def _train_fusion(cfg: Config, settings: Atf, folder: Path, title: str) -> pd.Da
         model, _loaders(cfg, columns, data.kept, backbone, settings.batch), _schedule(settings), folder,
         device=pick_device(cfg.device), seed=cfg.seed, score=_score(cfg), title=title,
         groups=model.groups(settings), validate=lambda: {_score(cfg): heldout_recall(cfg, model, data)},
+        chunk=settings.chunk,
     )  # fmt: skip
-    for weights, name in (("last", "model_last"), ("best", "model")):
-        load_weights(model, folder / f"{weights}.safetensors")
-        model.save(folder / name)
-    best = {"best_epoch": best_epoch(history), _score(cfg): float(heldout(history).max())}
-    write_json(folder / "metrics.json", best)
+    with main_only(pick_device(cfg.device)) as writes:
+        if writes:
+            _keep_both(model, model, folder)
+            best = {"best_epoch": best_epoch(history), _score(cfg): float(heldout(history).max())}
+            write_json(folder / "metrics.json", best)
     return history
 
 
 def load_start(cfg: Config) -> Backbone:
     """The pretrained backbone that the run starts from, on the run's device."""
     backbone = load_backbone(cfg.backbone.name, cfg.backbone.pretrained, cfg.backbone.target_pad)
+    backbone.limit_training(cfg.backbone)
     return backbone.to(pick_device(cfg.device)).eval()
 
 
 def load_aligned(cfg: Config, last: bool = False) -> Backbone:
     """The backbone after IACMA: the best epoch on held-out train, or the last one."""
     name = f"local-dir:{cfg.run_dir / 'iacma' / ('model_last' if last else 'model')}"
-    return load_backbone(name, target_pad=cfg.backbone.target_pad).to(pick_device(cfg.device)).eval()
+    backbone = load_backbone(name, target_pad=cfg.backbone.target_pad)
+    backbone.limit_training(cfg.backbone)
+    return backbone.to(pick_device(cfg.device)).eval()
 
 
 def load_trained(cfg: Config, last: bool = False) -> Tmcir:
@@ -335,7 +349,7 @@ def _schedule(settings) -> Schedule:
 def _loaders(cfg: Config, columns, triplets, backbone: Backbone, batch: int):
     def loader(epoch):
         return train_loader(columns, triplets, cfg.data.train_captions, backbone.transform, backbone.tokenize, batch,
-                            cfg.seed, epoch)  # fmt: skip
+                            cfg.seed, epoch, cfg.data.workers)  # fmt: skip
 
     return loader
 

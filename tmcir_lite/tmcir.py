@@ -3,23 +3,22 @@
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tmcir_lite.atf import ATF, Fused
 from tmcir_lite.backbone import Backbone, load_backbone
 from tmcir_lite.config import Atf
 from tmcir_lite.files import atomic, read_json, write_json
-from tmcir_lite.losses import InfoNCE
+from tmcir_lite.losses import Contrastive
 from tmcir_lite.training import decay_groups, load_weights
 
 
-class Tmcir(nn.Module):
+class Tmcir(Contrastive):
     """Whose forward returns InfoNCE between fused query features and the target images' features (paper)."""
 
     def __init__(self, backbone: Backbone, fusion: ATF):
-        super().__init__()
-        self.backbone, self.fusion = backbone, fusion
-        self._loss = InfoNCE()
+        super().__init__(backbone)
+        self.fusion = fusion
 
     def query(self, references: Tensor, texts: Tensor) -> Tensor:
         """references: B 3 H W; texts: B M token ids; returns query features, B D, of length 1."""
@@ -31,10 +30,9 @@ class Tmcir(nn.Module):
         text = self.backbone.text(texts)
         return self.fusion.fuse(self.backbone.image(references).tokens, text.tokens, text.mask)
 
-    def forward(self, references: Tensor, texts: Tensor, targets: Tensor) -> Tensor:
-        """references, targets: B 3 H W; texts: B M token ids; returns the loss."""
-        query = self.query(references, texts)
-        return self._loss(query, self.backbone.image(targets).pooled, self.backbone.logit_scale)
+    def pairs(self, references: Tensor, texts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """references, targets: B 3 H W; texts: B M token ids; returns query and target features, B D each."""
+        return self.query(references, texts), self.backbone.image(targets).pooled
 
     def groups(self, settings: Atf) -> list[dict]:
         """AdamW groups: the fusion is new and learns faster than the pretrained encoders."""

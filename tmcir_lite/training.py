@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -49,11 +50,13 @@ def fit(
     score: str,
     groups: Iterable[dict] | None = None,
     title: str = "training",
+    chunk: int | None = None,
 ) -> pd.DataFrame:
     """Trains `model`, or goes on where an interrupted run of the same call stopped, and returns its history.
 
     The model's forward takes a batch's entries as keyword arguments and returns the loss, so that the same call
-    serves one process and many. All randomness of an epoch comes from `seed` and the epoch's number: a run that
+    serves one process and many (`accelerate launch`): each takes its own batches, and so a step sees as many times
+    the batch as there are processes. All randomness of an epoch comes from `seed` and the epoch's number: a run that
     was interrupted ends with the same weights as one that was not.
 
     Args:
@@ -63,6 +66,8 @@ def fit(
         validate: called after every epoch (and before the first); measures on data held out of *train*.
         score: the entry of what `validate` returns whose highest value chooses the best epoch.
         groups: AdamW parameter groups; by default all parameters, without weight decay on vectors and scalars.
+        chunk: examples whose activations are held at once, for a batch that memory cannot hold (`cached_backward`);
+            the model is then a `losses.Contrastive`. None: the whole batch.
 
     Raises:
         InputError: the checkpoint is of another model or schedule; or the loss is not finite.
@@ -76,13 +81,14 @@ def fit(
     history = checkpoint.load()
     if not history:
         history.append({"epoch": 0, **validate()})
-        checkpoint.save(history, score)
+        if accelerator.is_main_process:
+            checkpoint.save(history, score)
     for epoch in range(len(history), schedule.epochs + 1):
         started = time.perf_counter()
         torch.manual_seed(1_000_003 * seed + epoch)
         model.train()
         loader = accelerator.prepare_data_loader(batches(epoch))
-        loss = _epoch(wrapped, loader, optimizer, accelerator, schedule, epoch, title)
+        loss = _epoch(wrapped, loader, optimizer, accelerator, schedule, epoch, title, chunk)
         model.eval()
         row = {"epoch": epoch, "loss": loss, "seconds": round(time.perf_counter() - started, 1), **validate()}
         history.append(row)
@@ -90,7 +96,9 @@ def fit(
             checkpoint.save(history, score)
             _log(title, schedule.epochs, row)
     model.eval()
-    checkpoint.finish()
+    if accelerator.is_main_process:
+        checkpoint.finish()
+    accelerator.wait_for_everyone()
     return pd.DataFrame(history)
 
 
@@ -118,21 +126,50 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise InputError(f"{path}: weights of another architecture ({str(error).splitlines()[1].strip()})") from None
 
 
-def _epoch(model, loader, optimizer, accelerator, schedule, epoch, title) -> float:
+def _epoch(model, loader, optimizer, accelerator, schedule, epoch, title, chunk) -> float:
     total, steps = 0.0, len(loader)
     for index, batch in enumerate(tqdm(loader, desc=f"{title} {epoch}/{schedule.epochs}", disable=not watched())):
         factor = schedule.factor((epoch - 1) * steps + index, schedule.epochs * steps)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        loss = model(**batch)
-        accelerator.backward(loss)
+        loss = cached_backward(accelerator, model, batch, chunk)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         total += loss.item()
     if not math.isfinite(total):
         raise InputError(f"{title}: the loss is not finite in epoch {epoch}; lower the learning rate ({schedule.lr})")
-    return total / steps
+    return accelerator.reduce(torch.tensor(total / steps, device=accelerator.device), "mean").item()
+
+
+def cached_backward(accelerator: Accelerator, model: nn.Module, batch: dict, chunk: int | None) -> torch.Tensor:
+    """The loss of a batch, with its gradient added to the weights' own.
+
+    A contrastive loss needs the features of the whole batch at once, but not their activations. With `chunk` the batch
+    is encoded in parts without activations, the loss is differentiated at the features, and each part is encoded once
+    more to carry its share on to the weights (gradient caching, Gao et al. 2021, arXiv 2101.06983): the same gradient
+    in the memory of a part, for one more forward pass. Adding up the losses of parts instead would lose the negatives
+    between them.
+    """
+    size = len(next(iter(batch.values())))
+    if chunk is None or chunk >= size:
+        loss = model(**batch)
+        accelerator.backward(loss)
+        return loss
+    parts = [{name: value[start : start + chunk] for name, value in batch.items()} for start in range(0, size, chunk)]
+    inner = accelerator.unwrap_model(model)
+    with torch.no_grad(), accelerator.autocast():
+        sides = zip(*(inner.pairs(**part) for part in parts), strict=True)
+        a, b = (torch.cat(side).float().requires_grad_() for side in sides)
+        scale = inner.backbone.logit_scale.requires_grad_()
+    with torch.enable_grad():
+        loss = inner.loss(a, b, scale)
+    at_a, at_b, at_scale = torch.autograd.grad(loss, (a, b, scale))
+    shares = zip(parts, at_a.split(chunk), at_b.split(chunk), strict=True)
+    for number, (part, part_a, part_b) in enumerate(shares, 1):
+        with nullcontext() if number == len(parts) else accelerator.no_sync(model):
+            accelerator.backward(model(cached=(part_a, part_b, at_scale / len(parts)), **part))
+    return loss.detach()
 
 
 def _log(title: str, epochs: int, row: dict) -> None:

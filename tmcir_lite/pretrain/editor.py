@@ -8,10 +8,12 @@ and what the network predicts, in the scheduler's "epsilon" role, is the path's 
 
 import argparse
 import random
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
 from PIL import Image
@@ -23,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from tmcir_lite.config import load_config
 from tmcir_lite.datasets import join_captions
 from tmcir_lite.edit_quality import quality_table, read_edits, sample_edits
+from tmcir_lite.editors import edit
 from tmcir_lite.files import resolve
 from tmcir_lite.garments import (
     ATTRIBUTES,
@@ -35,10 +38,9 @@ from tmcir_lite.garments import (
     sample_garment,
     sample_nuisance,
 )
-from tmcir_lite.model_card import command_line, device_name, publish_folder
+from tmcir_lite.model_card import check_hashes, command_line, device_name, publish_folder, read_facts
 from tmcir_lite.pretrain.autoencoder import LATENTS, as_floats, build_autoencoder, train_decoder
 from tmcir_lite.pretrain.tokenizer import train_tokenizer
-from tmcir_lite.pseudo_targets import edit
 from tmcir_lite.training import Schedule, decay_groups, fit, load_weights, read_history
 
 START_NOISE = 0.05
@@ -47,7 +49,10 @@ _TEXT = 40  # tokens
 _ANSWERS = [1 + len(values) for values in VALUES.values()]
 _READING = 0.05  # weight of the reading loss
 _DROP_TEXT, _DROP_BOTH = 0.06, 0.04  # shares of the batch, for classifier-free guidance
-_PAINT = ("colour", "accent", "pattern")  # learned fast; half of the edits leave them alone
+_KEPT = ((), ("sleeves", "length"), ("sleeves", "length", "colour", "accent"))
+"""Attributes that a third of the edits each leave alone: what is learned fast is shown less often than prints."""
+_AT_START = 0.9
+"""Share of the training at the path's start; further on, the direction can be read off the state and the reference."""
 
 
 def build_scheduler() -> EulerDiscreteScheduler:
@@ -81,8 +86,7 @@ def build_text_encoder(tokenizer) -> CLIPTextModel:
 def sample_edit(rng: random.Random) -> tuple[Picture, Picture, str]:
     """A reference, its perfect edit (same nuisance) and the relative caption(s) between them."""
     reference = Picture(sample_garment(rng, rng.choice(CATEGORIES), pretraining=True), sample_nuisance(rng))
-    keep = _PAINT if rng.random() < 0.5 else ()
-    edited = sample_change(rng, reference.garment, rng.choice((1, 1, 2, 3)), keep=keep)
+    edited = sample_change(rng, reference.garment, rng.choice((1, 1, 2, 3)), keep=rng.choice(_KEPT))
     if rng.random() < 0.3:
         text = relative_caption(rng, reference.garment, edited)
     else:
@@ -111,7 +115,7 @@ class EditBatches(Dataset):
             "texts": tokenize(self._tokenizer, texts),
             "asked": torch.stack([_asked(*edit, text) for edit, text in zip(edits, texts, strict=True)]),
             "keep_image": torch.tensor([d >= _DROP_BOTH for d in drop]),
-            "times": torch.tensor([999 if rng.random() < 0.5 else rng.randrange(1000) for _ in edits]),
+            "times": torch.tensor([999 if rng.random() < _AT_START else rng.randrange(1000) for _ in edits]),
             "noise": torch.randn(len(edits), *LATENTS, generator=noise),
         }
 
@@ -173,6 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tmcir_lite.pretrain.editor", description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="data/models/editor", help="the pipeline folder to write")
     parser.add_argument("--work", default="runs/pretrain-editor", help="checkpoints and the log; resumes from here")
+    parser.add_argument("--start", help="a published editor to go on from, with a fresh schedule; its decoder is kept")
     parser.add_argument("--decoder-epochs", type=int, default=15, help="of 3,200 pictures each")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--steps", type=int, default=80, help="batches an epoch")
@@ -183,9 +188,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     device, work = torch.device(options.device), resolve(options.work)
-    vae = build_autoencoder().to(device)
-    tokenizer, scheduler = train_tokenizer(_TEXT), build_scheduler()
-    model = Editing(build_unet(), build_text_encoder(tokenizer), vae, scheduler)
+    vae, tokenizer, scheduler = build_autoencoder(), train_tokenizer(_TEXT), build_scheduler()
+    unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
+    if options.start:
+        _start_from(resolve(options.start), {"unet": unet, "text_encoder": text_encoder, "vae": vae})
+    vae.to(device)
+    model = Editing(unet, text_encoder, vae, scheduler)
     model.to(device, memory_format=torch.channels_last)
     schedule = Schedule(options.epochs, options.lr, weight_decay=0.01, warmup=0.02)
     held_out = EditBatches(tokenizer, seed=-1, epoch=0, steps=4, batch=128)
@@ -202,9 +210,18 @@ def main(arguments: list[str] | None = None) -> None:
     fit(model, batches, schedule, work, device=device, seed=options.seed, score="heldout_score", title="editor",
         groups=decay_groups(model, schedule.weight_decay), validate=validate)  # fmt: skip
     load_weights(model, work / "last.safetensors")
-    train_decoder(vae, work / "decoder", options.decoder_epochs, DECODER_STEPS, DECODER_BATCH, options.seed, device)
+    decoder_epochs = 0 if options.start else options.decoder_epochs
+    train_decoder(vae, work / "decoder", decoder_epochs, DECODER_STEPS, DECODER_BATCH, options.seed, device)
     pipeline = assemble(model, vae, tokenizer, scheduler)
     publish(pipeline, options, work)
+
+
+def _start_from(folder: Path, parts: dict[str, nn.Module]) -> None:
+    """Loads the weights of a published editor."""
+    check_hashes(folder)
+    for name, part in parts.items():
+        (path,) = (folder / name).glob("*.safetensors")
+        load_weights(part, path)
 
 
 def assemble(model: Editing, vae, tokenizer, scheduler) -> StableDiffusionInstructPix2PixPipeline:
@@ -225,15 +242,16 @@ def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
     rate = len(edits) / (time.perf_counter() - started)
     made, ceiling = _read(edits, pictures), _read(edits, _through_autoencoder(pipeline, edits))
     history, decoder = read_history(work), read_history(work / "decoder")
+    before = _facts_before(resolve(options.start)) if options.start else {}
     facts = {
         "what": "diffusers StableDiffusionInstructPix2PixPipeline on 64x64 pictures; starts from the reference's "
                 "latents (`editor.start: reference`), Euler steps; fp16",
         "made by": f"`{command_line('editor')}`",
         "data": f"garment world, pretraining half of the attribute combinations, drawn on the fly; seed {options.seed}",
         "samples seen": f"{options.epochs * options.steps * options.batch:,} edits; decoder "
-                        f"{options.decoder_epochs * DECODER_STEPS * DECODER_BATCH:,} pictures",
-        "time": f"{(history['seconds'].sum() + decoder['seconds'].sum()) / 3600:.2f} h on "
-                f"{device_name(options.device)}",
+                        f"{decoder['epoch'].iloc[-1] * DECODER_STEPS * DECODER_BATCH:,} pictures",
+        **before,
+        "time": f"{pd.concat([history, decoder]).get('seconds').sum() / 3600:.2f} h on {device_name(options.device)}",
         "autoencoder": f"{decoder['psnr'].iloc[-1]:.1f} dB PSNR on held-out pictures",
         "sampled with": f"{settings.steps} steps, guidance {settings.guidance}, start noise {settings.start_noise}; "
                         f"{rate:.0f} pictures a second on this device",
@@ -244,12 +262,20 @@ def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         nn.Module.half(part)  # diffusers' own `to` warns of modules to be kept in float32, of which there are none
     pipeline.save_pretrained(folder, safe_serialization=True)
+    if options.start:
+        shutil.copy(resolve(options.start) / "training_log.csv", folder / "training_log_before.csv")
     tables = {
         f"Measured on {len(edits)} held-out edits by drawing (`edit_quality.py`), 95% intervals": made,
         "The reader's own limit: the perfect edits, encoded and decoded": ceiling,
     }
     tables = {heading: quality_table(rows).to_markdown(index=False) for heading, rows in tables.items()}
     publish_folder(folder, resolve(options.out), work, "Lite editor", facts, tables)
+
+
+def _facts_before(folder: Path) -> dict[str, str]:
+    """What the card of the editor that training started from says of its own training."""
+    card = read_facts(folder)
+    return {f"before it ({name})": card[name] for name in ("made by", "samples seen", "time")}
 
 
 def _read(edits: list[tuple[Picture, Picture, str]], pictures: list[Image.Image]):

@@ -1,0 +1,131 @@
+"""Several processes do what one does: the same training, the same pictures, and nobody writes twice."""
+
+import json
+import os
+import random
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader
+
+from tmcir_lite.config import load_config
+from tmcir_lite.editors import load_editor
+from tmcir_lite.files import sha256
+from tmcir_lite.garments import draw, sample_garment, sample_nuisance
+from tmcir_lite.losses import Contrastive
+from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
+from tmcir_lite.training import Schedule, decay_groups, fit
+from tmcir_lite.transforms import load_image
+
+CPU = torch.device("cpu")
+
+
+class Towers(nn.Module):
+    """A backbone that encodes rows of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.text = nn.Linear(6, 4), nn.Linear(5, 4)
+        self.log_scale = nn.Parameter(torch.tensor(1.0))
+
+    @property
+    def logit_scale(self):
+        return self.log_scale.exp()
+
+
+class Pairs(Contrastive):
+    def pairs(self, images, texts):
+        return self.backbone.image(images), self.backbone.text(texts)
+
+
+def train(folder, batch, chunk=None):
+    numbers = torch.Generator().manual_seed(1)
+    data = [
+        {"images": torch.randn(6, generator=numbers), "texts": torch.randn(5, generator=numbers)} for _ in range(32)
+    ]
+
+    def batches(epoch):
+        order = torch.Generator().manual_seed(epoch)
+        return DataLoader(data, batch_size=batch, shuffle=True, drop_last=True, generator=order)
+
+    model = Pairs(Towers(), symmetric=True)
+    return fit(model, batches, Schedule(epochs=3, lr=0.02, warmup=0.2), folder, device=CPU, seed=0, score="score",
+               validate=lambda: {"score": 0.0}, groups=decay_groups(model, 0.1), chunk=chunk)  # fmt: skip
+
+
+def generated(folder, jobs, settings):
+    generate(lambda: load_editor(settings, CPU), jobs, settings, folder)
+
+
+def in_two_processes(function, *arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(_one, args=(port, function, arguments), nprocs=2, start_method="spawn")
+
+
+def _one(rank, port, function, arguments):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    function(*arguments)
+    torch.distributed.destroy_process_group()
+
+
+def weights(folder):
+    return load_file(folder / "last.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One process, the whole batch of 16."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder, batch=16)
+    return weights(folder)
+
+
+def same(one, other):
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 8])
+def test_a_batch_in_parts_is_the_whole_batch(whole, tmp_path, chunk):
+    train(tmp_path, batch=16, chunk=chunk)
+    same(whole, weights(tmp_path))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_two_processes_are_one_with_the_doubled_batch(whole, tmp_path, chunk):
+    in_two_processes(train, tmp_path, 8, chunk)
+    same(whole, weights(tmp_path))
+
+
+def test_two_processes_draw_the_same_pictures(editor_folder, tmp_path):
+    settings = load_config("lite").editor
+    settings = settings.model_copy(update={"model": str(editor_folder), "steps": 1, "batch": 2})
+    rng, jobs = random.Random(0), []
+    for number in range(7):
+        path = tmp_path / f"{number}.png"
+        draw(sample_garment(rng, "dress", True), sample_nuisance(rng)).save(path)
+        jobs.append(Job(f"q{number}", path, f"is red {number}", seed=number))
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    generated(alone, jobs, settings)
+    generated(together, jobs[:3], settings)  # begun by one process, ended by two
+    in_two_processes(generated, together, jobs, settings)
+    assert sorted(path.name for path in together.iterdir()) == sorted(path.name for path in alone.iterdir())
+    for one, other in zip(lines(alone), lines(together), strict=True):
+        assert one | {"sha256": ""} == other | {"sha256": ""}
+        assert other["sha256"] == sha256(together / f"{other['id']}.png")
+        pictures = [np.asarray(load_image(folder / f"{one['id']}.png"), int) for folder in (alone, together)]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1  # rounding depends on the number of threads
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]

@@ -1,0 +1,32 @@
+"""One process or several (`accelerate launch`): which of them writes, and who waits for whom."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from accelerate import PartialState
+
+
+def join(device: torch.device) -> PartialState:
+    """This process's place among those of the run; alone, it is the main one."""
+    return PartialState(cpu=device.type == "cpu")
+
+
+def own_device(kind: str) -> torch.device:
+    """The device of one kind that is this process's own: with several GPUs, that of its local rank."""
+    rank = os.environ.get("LOCAL_RANK")
+    return torch.device(kind, int(rank)) if kind == "cuda" and rank else torch.device(kind)
+
+
+def main_first(device: torch.device) -> AbstractContextManager:
+    """The main process runs the block before the others do, who then find on disk what it made."""
+    return join(device).main_process_first()
+
+
+@contextmanager
+def main_only(device: torch.device) -> Iterator[bool]:
+    """Gives True to the main process, which writes; the others get False and wait at the end of the block."""
+    state = join(device)
+    yield state.is_main_process
+    state.wait_for_everyone()
