@@ -34,13 +34,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser("run", help="all five notebooks in order, then a report")
     run.add_argument("--resume", action="store_true", help="go on with a run of this name")
-    stages = [commands.add_parser(name, help=text) for name, (_, text) in STAGES.items()]
-    for command in (run, *stages):
+    rehearse = commands.add_parser("rehearse", help="everything at real size on stand-ins: memory, rates, hours")
+    stages = {name: commands.add_parser(name, help=text) for name, (_, text) in STAGES.items()}
+    stages["data"].add_argument("action", nargs="?", choices=["check"], help="check: report what is missing, and stop")
+    for command in (run, rehearse, *stages.values()):
         command.add_argument("--config", default="lite", help="a profile in notebooks/params, or a .yaml file")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
     compare = commands.add_parser("compare", help="the results of several runs side by side")
     compare.add_argument("runs", nargs="+", metavar="FOLDER", help="such as runs/lite runs/seed1")
     compare.add_argument("--measure", default="R@1", help="a column of results.csv (default: R@1)")
+    search = commands.add_parser("search", help="a picture and words against a folder of pictures")
+    search.add_argument("--run", required=True, metavar="FOLDER", help="a finished run, such as runs/lite")
+    search.add_argument("--image", required=True, help="the reference image")
+    search.add_argument("--text", required=True, help="what to change, such as 'is red with longer sleeves'")
+    search.add_argument("--gallery", help="a folder of pictures (default: the run's val gallery)")
+    search.add_argument("--top", type=int, default=10, help="how many to show (default: 10)")
+    search.add_argument("--out", default="search.png", help="the picture to write (default: search.png)")
+    search.add_argument("--faiss", action="store_true", help="use FAISS, for very large galleries")
+    circo = commands.add_parser("circo", help="mAP on CIRCO's val split, and the file for its test server")
+    circo.add_argument("--run", required=True, metavar="FOLDER", help="a finished run, such as runs/cirr")
+    circo.add_argument("--root", default="data/circo", help="CIRCO's folder (default: data/circo)")
     commands.add_parser("notebooks", help="execute the committed notebooks in place; keep the results in data/results")
     return parser
 
@@ -82,15 +95,68 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _rehearse(options: argparse.Namespace) -> int:
+    from tmcir_lite.config import load_config
+    from tmcir_lite.rehearsal import rehearse
+
+    report, filled = rehearse(load_config(options.config, options.set))
+    print(f"\n{report}\nprofile with what fits: {filled}")
+    return 0
+
+
+def _search(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from tmcir_lite.files import atomic
+    from tmcir_lite.search import search, show
+
+    found = search(options.run, Path(options.image), options.text, options.gallery, options.top, options.faiss)
+    for number, (path, cosine) in enumerate(found, 1):
+        print(f"{number:3}  {cosine:.3f}  {path}")
+    with atomic(options.out) as temporary:
+        show(Path(options.image), options.text, found).savefig(temporary, dpi=120)
+    print(f"as a picture: {options.out}")
+    return 0
+
+
+def _circo(options: argparse.Namespace) -> int:
+    from tmcir_lite.circo import load_circo, mean_average_precision, rank, write_submission
+    from tmcir_lite.files import write_json
+    from tmcir_lite.search import finished_run
+    from tmcir_lite.stages import load_trained
+
+    cfg = finished_run(options.run)
+    model, folder = load_trained(cfg), cfg.run_dir / "evaluation" / "circo"
+    val, test = load_circo(options.root, "val"), load_circo(options.root, "test")
+    scores = mean_average_precision(rank(model, val, folder), val.targets)
+    write_json(folder / "val.json", scores)
+    write_submission(test, rank(model, test, folder), folder / "submission.json")
+    print(f"val, {len(val.triplets)} queries:", ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+    print(f"for the server: {folder / 'submission.json'}")
+    return 0
+
+
 def _stage(options: argparse.Namespace) -> int:
     from tmcir_lite import stages
     from tmcir_lite.config import load_config
+    from tmcir_lite.data_check import check_data
 
+    if getattr(options, "action", None) == "check":
+        report, usable = check_data(load_config(options.config, options.set))
+        print(report)
+        return 0 if usable else 2
     getattr(stages, STAGES[options.command][0])(load_config(options.config, options.set))
     return 0
 
 
-_COMMANDS = {"run": _run, "notebooks": _refresh, "compare": _compare}
+_COMMANDS = {
+    "run": _run,
+    "notebooks": _refresh,
+    "compare": _compare,
+    "rehearse": _rehearse,
+    "search": _search,
+    "circo": _circo,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -334,9 +334,12 @@ def _find_pictures(folder: Path, places: _Places) -> tuple[dict[str, Path], dict
 
     def look(name: str) -> Path | str:
         candidates = [folder / place for place in places[name]]
-        path = next((path for path in candidates if path.is_file()), None)
-        if path is None:
+        there = [path for path in candidates if path.is_file()]
+        if not there:
             return f"no such file: {' or '.join(map(str, candidates))}"
+        if len({path.suffix for path in there}) > 1:
+            return f"{' and '.join(map(str, there))} are both there; remove the one that is not meant"
+        path = there[0]
         status = path.stat()
         return _problem(path, status.st_size, status.st_mtime_ns) or path
 

@@ -1,0 +1,70 @@
+"""The rehearsal: the run's own stages on stand-ins, and a profile with what fits."""
+
+import pytest
+import torch
+
+from tmcir_lite import rehearsal
+from tmcir_lite.__main__ import main
+from tmcir_lite.config import load_config
+from tmcir_lite.files import InputError
+from tmcir_lite.rehearsal import rehearse
+from tmcir_lite.standins import random_editor
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The profiles for real pictures, on a small built-in architecture and a tiny editor of the profile's class."""
+    monkeypatch.setattr(rehearsal, "random_editor", lambda pipeline: random_editor(pipeline, "tiny"))
+    monkeypatch.setattr(rehearsal, "_SIDE", 80)
+    return [f"runs={tmp_path}", f"data.root={tmp_path}/none", "device=cpu", "backbone.name=ViT-S-32-alt",
+            "backbone.pretrained=null", "editor.size=64", "editor.batch=2", "editor.steps=8", "iacma.batch=4",
+            "iacma.chunk=2", "atf.batch=4", "data.workers=0"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fashioniq", "cirr"])
+def test_tells_what_each_stage_takes_and_writes_a_profile(name, small, tmp_path, capsys):
+    assert main(["rehearse", "--config", name, *(part for change in small for part in ("--set", change))]) == 0
+    said = capsys.readouterr().out
+    assert "NOT THERE (data/README.md says how to get it); the published counts are used" in said
+    assert "NOT in this machine's cache" in said
+    for stage in ("pseudo-targets", "iacma", "atf", "control", "evaluation"):
+        assert f"\n| {stage} " in said
+    assert f"{round(0.9 * {'fashioniq': 18000, 'cirr': 28225}[name]) * 5}" in said  # pairs of IACMA's five epochs
+    filled = load_config(tmp_path / f"{name}-rehearsal" / "filled.yaml")
+    assert filled.iacma.chunk == 2
+    assert filled.model_dump(exclude={"editor", "iacma", "atf"}) == load_config(name, small).model_dump(
+        exclude={"editor", "iacma", "atf"}
+    )
+
+
+def test_halves_until_it_fits(small, monkeypatch):
+    tried = []
+
+    def train(cfg):
+        tried.append(cfg.iacma.chunk)
+        if (cfg.iacma.chunk or cfg.iacma.batch) > 1:
+            raise torch.cuda.OutOfMemoryError
+        return rehearsal.pd.DataFrame({"seconds": [None, 2.0, 1.0]})
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    cfg = load_config("fashioniq", small)
+    found, cost = rehearsal._rehearse_training(cfg, "iacma", "iacma", train, torch.device("cpu"), items=3600)
+    assert tried == [2, 1]
+    assert (found.iacma.chunk, cost.at_once, cost.rate, cost.hours) == (1, 1, 8.0, 0.125)
+
+
+def test_the_largest_that_fits():
+    def run(size):
+        if size > 6:
+            raise torch.cuda.OutOfMemoryError
+
+    assert rehearsal._largest(run, 1, 64) == 4
+    assert rehearsal._largest(lambda size: None, 1, 16) == 16
+    with pytest.raises(InputError, match="not even 8"):
+        rehearsal._largest(run, 8, 64)
+
+
+def test_too_little_disk_stops_at_once(small, monkeypatch):
+    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1e6}))
+    with pytest.raises(InputError, match="the disk has 0.0 GB free; set runs"):
+        rehearse(load_config("fashioniq", small))
