@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import open_clip
 import torch
 from open_clip.transformer import VisionTransformer
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import Compose
+from torchvision.transforms.functional import to_pil_image
 
 from tmcir_lite.config import Backbone as Settings
 from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json
@@ -82,6 +84,12 @@ class Backbone(nn.Module):
         size = settings["size"]
         return preprocess(size if isinstance(size, int) else size[0], settings["mean"], settings["std"],
                           self._target_pad)  # fmt: skip
+
+    def seen(self, picture: Image.Image) -> Image.Image:
+        """The part of a picture that the encoder sees, padded, resized and cropped: its patches lie on this."""
+        settings = open_clip.get_model_preprocess_cfg(self.clip)
+        mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "std"))
+        return to_pil_image((self.transform(picture) * std + mean).clamp(0, 1))
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids, B x context, int64."""

@@ -12,8 +12,9 @@ from tmcir_lite.files import InputError
 
 CHUNK = 1024
 """Queries scored at once."""
-BLOCK = 16384
-"""Gallery images scored at once: the Q x G matrix of all scores is never held, however large Q or G."""
+BLOCK = 2048
+"""Gallery images scored at once: the Q x G matrix of all scores is never held, however large Q or G, and what is held
+stays in a processor's cache."""
 _EQUAL = 1e-6  # cosines this near are ties: rounding differs between two ways to compute the same one
 SUBSET_RECALL_AT = (1, 2, 3)
 """CIRR's subset has five images, so recall beyond 3 says little."""
@@ -50,7 +51,8 @@ def target_ranks(
     bar = _cosines(queries, gallery, target_index) - _EQUAL
     ranks = torch.zeros(len(queries), dtype=torch.long)
     for rows, _, scores in _scores(queries, gallery, chunk):
-        ranks[rows] += (scores >= bar[rows, None]).sum(dim=1).cpu()  # counts the target itself: that is the 1
+        at_least = (scores >= bar[rows, None]).view(torch.uint8)  # counts the target itself: that is the 1
+        ranks[rows] += at_least.sum(dim=1, dtype=torch.int32).cpu()  # quicker than a sum of truth values
     if masked_index is not None:
         ranks -= (_cosines(queries, gallery, masked_index) >= bar).long().cpu()
     return ranks

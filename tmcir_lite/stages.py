@@ -21,6 +21,7 @@ from tmcir_lite.garments import World, build_world
 from tmcir_lite.iacma import Iacma
 from tmcir_lite.processes import main_first, main_only
 from tmcir_lite.pseudo_targets import generate, jobs_for
+from tmcir_lite.published import beside_published
 from tmcir_lite.submission import write_cirr
 from tmcir_lite.tmcir import Tmcir, build_tmcir, load_tmcir
 from tmcir_lite.training import Schedule, decay_groups, fit, is_complete, load_weights, read_history
@@ -217,6 +218,8 @@ def evaluate(cfg: Config) -> pd.DataFrame:
     with atomic(path) as temporary:
         results.to_csv(temporary, index=False)
     write_text(path.with_name("results.md"), summary(cfg, results))
+    if cfg.garments is None:  # a drawn dataset has no published numbers
+        write_text(path.with_name("published.md"), beside_published(results, cfg.data.layout))
     return results
 
 
