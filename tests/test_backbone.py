@@ -3,8 +3,10 @@
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
 from tmcir_lite.backbone import load_backbone
+from tmcir_lite.config import load_config
 from tmcir_lite.files import InputError, write_json
 
 TEXTS = ["is red with longer sleeves", "is plain", "ein ganz anderes Wort: Ærø 42!"]
@@ -88,3 +90,42 @@ def test_changed_weights_are_refused(backbone, tmp_path):
     write_json(tmp_path / "sha256.json", {"open_clip_model.safetensors": "0" * 64})
     with pytest.raises(InputError, match="SHA-256 differs"):
         load_backbone(f"local-dir:{tmp_path}")
+
+
+def settings(**changes):
+    return load_config("lite").backbone.model_copy(update=changes)
+
+
+def trained(backbone):
+    return {name for name, parameter in backbone.clip.named_parameters() if parameter.requires_grad}
+
+
+def test_only_what_is_unlocked_is_trained(clip_folder):
+    backbone = load_backbone(f"local-dir:{clip_folder}")
+    backbone.limit_training(settings())
+    assert trained(backbone) == {name for name, _ in backbone.clip.named_parameters()}
+    backbone.limit_training(settings(unlocked_image_groups=1, unlocked_text_layers=0))
+    left = trained(backbone)
+    assert "visual.proj" in left
+    assert not [
+        name for name in left if name.startswith(("visual.transformer", "visual.conv1", "transformer", "token"))
+    ]
+
+
+def test_gradient_checkpointing_changes_no_gradient(clip_folder, pixels):
+    gradients = []
+    for checkpointing in (False, True):
+        backbone = load_backbone(f"local-dir:{clip_folder}").train()
+        backbone.limit_training(settings(gradient_checkpointing=checkpointing))
+        image, text = backbone.image(pixels), backbone.text(backbone.tokenize(TEXTS))
+        (image.tokens.sum() + image.pooled.square().sum() + text.tokens.square().sum()).backward()
+        gradients.append([parameter.grad for parameter in backbone.clip.parameters() if parameter.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_is_seen_is_what_the_encoder_gets(backbone):
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    seen = backbone.seen(picture)
+    assert seen.size == (64, 64)
+    torch.testing.assert_close(backbone.transform(seen), backbone.transform(picture), atol=0.02, rtol=0)

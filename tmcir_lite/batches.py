@@ -12,20 +12,19 @@ from torch.utils.data import DataLoader, Dataset
 from tmcir_lite.config import CaptionJoin
 from tmcir_lite.datasets import Triplet, join_captions
 from tmcir_lite.files import InputError
-from tmcir_lite.transforms import load_image
 
 
 class Examples(Dataset):
-    """Item i: one picture from each column, transformed to (3, H, W), and a text."""
+    """Item i: one picture from each column, (3, H, W), and a text."""
 
-    def __init__(self, columns: Mapping[str, Sequence[Path]], texts: Sequence[str], transform: Callable):
-        self._columns, self._texts, self._transform = columns, texts, transform
+    def __init__(self, columns: Mapping[str, Sequence[Path]], texts: Sequence[str], read: Callable[[Path], Tensor]):
+        self._columns, self._texts, self._read = columns, texts, read
 
     def __len__(self):
         return len(self._texts)
 
     def __getitem__(self, index):
-        pictures = {name: self._transform(load_image(paths[index])) for name, paths in self._columns.items()}
+        pictures = {name: self._read(paths[index]) for name, paths in self._columns.items()}
         return {**pictures, "texts": self._texts[index]}
 
 
@@ -33,7 +32,7 @@ def train_loader(
     columns: Mapping[str, Sequence[Path]],
     triplets: Sequence[Triplet],
     captions: CaptionJoin,
-    transform: Callable,
+    read: Callable[[Path], Tensor],
     tokenize: Callable[[list[str]], Tensor],
     batch: int,
     seed: int,
@@ -44,6 +43,9 @@ def train_loader(
 
     Order and joining of captions depend on `seed` and `epoch` only, not on the number of reading processes (`workers`).
 
+    Args:
+        read: a picture's path to the encoder's pixels, 3 H W (`picture_cache.picture_reader`).
+
     Raises:
         InputError: fewer triplets than one batch.
     """
@@ -52,7 +54,7 @@ def train_loader(
     texts = [join_captions(t.captions, captions, random.Random(f"{seed}/{epoch}/{t.id}")) for t in triplets]
 
     return DataLoader(
-        Examples(columns, texts, transform),
+        Examples(columns, texts, read),
         batch_size=batch,
         shuffle=True,
         drop_last=True,

@@ -76,6 +76,7 @@ class Data(Section):
     val_captions: CaptionJoin
     heldout: OpenShare
     workers: Annotated[int, Field(ge=0)]
+    cache: Text | None
     skip_missing: bool
     also_evaluate: list[EvaluationSet]
 

@@ -19,6 +19,7 @@ from tmcir_lite.features import encode_images, encode_queries, encode_texts, joi
 from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json, write_text
 from tmcir_lite.garments import World, build_world
 from tmcir_lite.iacma import Iacma
+from tmcir_lite.picture_cache import picture_reader
 from tmcir_lite.processes import main_first, main_only
 from tmcir_lite.pseudo_targets import generate, jobs_for
 from tmcir_lite.published import beside_published
@@ -350,9 +351,15 @@ def _schedule(settings) -> Schedule:
 
 
 def _loaders(cfg: Config, columns, triplets, backbone: Backbone, batch: int):
+    cache = resolve(cfg.data.cache) if cfg.data.cache else None
+    with main_first(pick_device(cfg.device)):
+        read = picture_reader([path for paths in columns.values() for path in paths], backbone.transform, cache)
+
     def loader(epoch):
-        return train_loader(columns, triplets, cfg.data.train_captions, backbone.transform, backbone.tokenize, batch,
-                            cfg.seed, epoch, cfg.data.workers)  # fmt: skip
+        return train_loader(
+            columns, triplets, cfg.data.train_captions, read, backbone.tokenize, batch, cfg.seed, epoch,
+            cfg.data.workers,
+        )  # fmt: skip
 
     return loader
 
