@@ -4,6 +4,8 @@ import json
 import os
 import random
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from tmcir_lite.config import load_config
 from tmcir_lite.editors import load_editor
-from tmcir_lite.files import sha256
+from tmcir_lite.files import ROOT, sha256
 from tmcir_lite.garments import draw, sample_garment, sample_nuisance
 from tmcir_lite.losses import Contrastive
 from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
@@ -129,3 +131,16 @@ def test_two_processes_draw_the_same_pictures(editor_folder, tmp_path):
 
 def lines(folder):
     return [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+
+
+def test_a_stage_launched_twice_at_once_leaves_one_result(tiny, tmp_path):
+    changes = [*tiny, f"runs={tmp_path}", "iacma.images=real", "iacma.chunk=3"]
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tmcir_lite", "iacma"]
+    options = [part for change in changes for part in ("--set", change)]
+    done = subprocess.run([sys.executable, *command, *options], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("IACMA 1/1") == 1
+    assert {"metrics.json", "history.csv", "model", "model_last"} <= {
+        p.name for p in (tmp_path / "tiny/iacma").iterdir()
+    }
