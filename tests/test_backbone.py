@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tmcir_lite.backbone import load_backbone
+from tmcir_lite.backbone import Backbone, hub_id, load_backbone
 from tmcir_lite.config import load_config
 from tmcir_lite.files import InputError, write_json
 
@@ -129,3 +129,29 @@ def test_what_is_seen_is_what_the_encoder_gets(backbone):
     seen = backbone.seen(picture)
     assert seen.size == (64, 64)
     torch.testing.assert_close(backbone.transform(seen), backbone.transform(picture), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [("ViT-B-32", "laion2b_s34b_b79k"), ("ViT-L-14", "laion2b_s32b_b82k"), ("ViT-H-14", "laion2b_s32b_b79k")],
+)
+def test_every_family_the_profiles_name_gives_tokens(name, tag, tmp_path):
+    """With the family's own patches, pixels and text, in two narrow layers of random weights."""
+    assert hub_id(name, tag).startswith("laion/")
+    config = open_clip.get_model_config(name)
+    config["vision_cfg"] |= {"layers": 2, "width": 32, "head_width": 16}
+    config["text_cfg"] |= {"layers": 2, "width": 32, "heads": 2}
+    config["embed_dim"] = 16
+    (tmp_path / "config").mkdir()
+    write_json(tmp_path / "config" / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": {}})
+    clip = open_clip.create_model(f"local-dir:{tmp_path / 'config'}", load_weights=False)
+    saved = {"model_cfg": config, "preprocess_cfg": open_clip.get_model_preprocess_cfg(clip)}
+    Backbone(clip, open_clip.get_tokenizer(name), saved, 1.25).save(tmp_path / "model")
+    backbone = load_backbone(f"local-dir:{tmp_path / 'model'}").eval()
+    with torch.no_grad():
+        image = backbone.image(torch.stack([backbone.transform(Image.new("RGB", (300, 500), "red"))]))
+        text = backbone.text(backbone.tokenize(TEXTS))
+    rows, columns = backbone.grid
+    assert (rows, columns) == (224 // config["vision_cfg"]["patch_size"],) * 2
+    assert image.tokens.shape == (1, rows * columns, 16)
+    torch.testing.assert_close(text.tokens[0, text.mask[0]][-1], text.pooled[0])

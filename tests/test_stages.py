@@ -9,6 +9,7 @@ import torch
 
 from tmcir_lite import stages
 from tmcir_lite.config import EvaluationSet, load_config
+from tmcir_lite.features import encode_captions, encode_queries, joined
 from tmcir_lite.files import InputError
 
 RECALLS = ["R@1", "R@5", "R@10", "R@50"]
@@ -96,3 +97,16 @@ def test_submit_without_cirr_says_so(cfg):
     none = cfg.model_copy(update={"data": cfg.data.model_copy(update={"also_evaluate": []})})
     with pytest.raises(InputError, match="nothing to submit"):
         stages.submit(none)
+
+
+def test_both_orders_of_the_captions_can_be_averaged(cfg, monkeypatch):
+    data, backbone = stages.prepare_data(cfg), stages.load_start(cfg)
+    some = data.val.triplets[:3]
+    one, other, both = (torch.nn.functional.normalize(encode_captions(backbone, some, how), dim=1)
+                        for how in ("and", "reversed", "both"))  # fmt: skip
+    torch.testing.assert_close(both, torch.nn.functional.normalize(one + other, dim=1))
+    model = stages.load_trained(cfg)
+    one, other, both = (encode_queries(model.backbone, model.query, some, data.val.images, how)
+                        for how in ("and", "reversed", "both"))  # fmt: skip
+    torch.testing.assert_close(both, (one + other) / 2)
+    assert joined(some, "both") == joined(some, "and")

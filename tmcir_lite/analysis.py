@@ -15,7 +15,7 @@ from tmcir_lite.baselines import weighted_sum
 from tmcir_lite.config import Config
 from tmcir_lite.datasets import Split, Triplet, protocol
 from tmcir_lite.evaluation import target_ranks, top
-from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
+from tmcir_lite.features import encode_captions, encode_images, encode_queries, encode_texts, joined
 from tmcir_lite.garments import ATTRIBUTES, VALUES, Picture, describe, other_values, read_attributes
 from tmcir_lite.stages import Data, load_aligned, load_trained, tune_weight
 from tmcir_lite.transforms import pixels
@@ -94,7 +94,7 @@ def _both_methods(cfg: Config, data: Data, triplets: Sequence[Triplet], names: S
     aligned, model = load_aligned(cfg), load_trained(cfg)
     weight = tune_weight(cfg, aligned, data)[0]
     references = encode_images(aligned, [images[t.reference_name] for t in triplets])
-    texts = encode_texts(aligned, joined(triplets, cfg.data.val_captions))
+    texts = encode_captions(aligned, triplets, cfg.data.val_captions)
     ours = encode_queries(model.backbone, model.query, triplets, images, cfg.data.val_captions)
     return {
         "IACMA, sum": (weighted_sum(weight)(references, texts), encode_images(aligned, paths)),

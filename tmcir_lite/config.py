@@ -35,6 +35,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Layout = Literal["fashioniq", "cirr"]
 CaptionJoin = Literal["and", "random", "reversed", "first"]
+QueryCaptions = Literal["and", "reversed", "first", "both"]
 ProtocolName = Literal["original", "original-masked", "val-union", "cirr"]
 
 
@@ -73,7 +74,7 @@ class Data(Section):
     root: Text
     categories: Annotated[list[Text], Field(min_length=1)] | None
     train_captions: CaptionJoin
-    val_captions: CaptionJoin
+    val_captions: QueryCaptions
     heldout: OpenShare
     workers: Annotated[int, Field(ge=0)]
     cache: Text | None

@@ -15,7 +15,7 @@ from tmcir_lite.config import Atf, Config, environment, pick_device, start_run
 from tmcir_lite.datasets import PROTOCOLS, Split, Triplet, hold_out, load_split, union
 from tmcir_lite.editors import load_editor
 from tmcir_lite.evaluation import evaluate_split, recall, target_ranks
-from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
+from tmcir_lite.features import encode_captions, encode_images, encode_queries
 from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json, write_text
 from tmcir_lite.garments import World, build_world
 from tmcir_lite.iacma import Iacma
@@ -185,7 +185,7 @@ def tune_weight(cfg: Config, backbone: Backbone, data: Data) -> tuple[float, flo
     """The weighted sum's text weight on held-out train: (weight, its recall, the sweep of recalls)."""
     gallery, target, reference = _heldout_gallery(data)
     features = encode_images(backbone, [data.train.images[name] for name in gallery])
-    texts = encode_texts(backbone, joined(data.held, cfg.data.val_captions))
+    texts = encode_captions(backbone, data.held, cfg.data.val_captions)
     k = cfg.evaluation.choose_at
     weight, sweep = choose_weight(features[reference], texts, features, target, reference, k=k)
     return weight, float(sweep[f"R@{k}"].max()), sweep
@@ -312,7 +312,7 @@ def _measure(cfg: Config, split: Split, backbone: Backbone, methods: list[Method
     row = {name: index for index, name in enumerate(names)}
     gallery = encode_images(backbone, [split.images[name] for name in names])
     references = gallery[[row[triplet.reference_name] for triplet in split.triplets]]
-    texts = encode_texts(backbone, joined(split.triplets, cfg.data.val_captions))
+    texts = encode_captions(backbone, split.triplets, cfg.data.val_captions)
     asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]
     for method, query, weight in methods:
         if isinstance(query, Tmcir):
