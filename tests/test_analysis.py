@@ -17,7 +17,7 @@ def data(cfg):
 
 @pytest.fixture(scope="module")
 def known(data):
-    return analysis.known_attributes(data.train)
+    return stages.known_attributes(data.train)
 
 
 def test_confusions_count_every_picture_once_for_each_attribute(cfg, data):
@@ -40,7 +40,7 @@ def test_a_backbone_that_knows_all_has_only_a_diagonal(cfg, data, monkeypatch):
     def describe(_, garment):
         return repr(garment)
 
-    known = analysis.known_attributes(data.val)
+    known = stages.known_attributes(data.val)
     name_of = {path: name for name, path in data.val.images.items()}
     monkeypatch.setattr(analysis, "describe", describe)
     monkeypatch.setattr(analysis, "encode_texts", lambda _, texts: code(texts))

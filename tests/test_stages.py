@@ -110,3 +110,11 @@ def test_both_orders_of_the_captions_can_be_averaged(cfg, monkeypatch):
                         for how in ("and", "reversed", "both"))  # fmt: skip
     torch.testing.assert_close(both, (one + other) / 2)
     assert joined(some, "both") == joined(some, "and")
+
+
+def test_intent_is_measured_where_attributes_are_known(cfg):
+    results = pd.read_csv(cfg.run_dir / "evaluation" / "results.csv")
+    kept = stages.intent_table(results, "fashioniq", "original")
+    assert list(kept.loc["image only"]) == [0, 100, 100, 0]  # with the reference in the gallery it is the answer
+    assert stages.intent_table(results, "cirr", "cirr")["changed"].between(0, 100).all()
+    assert stages.intent_table(results.drop(columns="kept"), "fashioniq", "original") is None

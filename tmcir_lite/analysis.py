@@ -16,14 +16,9 @@ from tmcir_lite.config import Config
 from tmcir_lite.datasets import Split, Triplet, protocol
 from tmcir_lite.evaluation import target_ranks, top
 from tmcir_lite.features import encode_captions, encode_images, encode_queries, encode_texts, joined
-from tmcir_lite.garments import ATTRIBUTES, VALUES, Picture, describe, other_values, read_attributes
-from tmcir_lite.stages import Data, load_aligned, load_trained, tune_weight
+from tmcir_lite.garments import ATTRIBUTES, VALUES, describe, other_values
+from tmcir_lite.stages import Data, known_attributes, load_aligned, load_trained, tune_weight
 from tmcir_lite.transforms import pixels
-
-
-def known_attributes(split: Split) -> dict[str, Picture] | None:
-    """What every picture of a garment world shows; None for a dataset of real pictures."""
-    return read_attributes(split.root) if (split.root / "attributes.jsonl").is_file() else None
 
 
 def attribute_confusions(backbone: Backbone, split: Split, count: int, seed: int = 0) -> dict[str, pd.DataFrame]:

@@ -1,6 +1,6 @@
 """Retrieval metrics: features in, numbers out. Q queries, G gallery images, D shared dimension."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from tmcir_lite.datasets import Protocol, Split, Triplet, protocol
 from tmcir_lite.files import InputError
+from tmcir_lite.garments import Garment
+from tmcir_lite.intent import intent
 
 CHUNK = 1024
 """Queries scored at once."""
@@ -137,6 +139,7 @@ def evaluate_split(
     protocols: Sequence[str],
     recall_at: Sequence[int],
     chunk: int = CHUNK,
+    known: Mapping[str, Garment] | None = None,
 ) -> pd.DataFrame:
     """Recall of a split under each protocol: a row for each category, then their unweighted mean.
 
@@ -146,10 +149,12 @@ def evaluate_split(
         gallery_features: their features, one row a name.
         protocols: names that `datasets.protocol` knows for the split's layout.
         recall_at: the k of R@k.
+        known: what each image shows, where this is known.
 
     Returns:
         Columns layout, protocol, category, queries, gallery (its size; for the mean: in all), `R@k` for each k, and
-        for CIRR `Rs@1`, `Rs@2`, `Rs@3`. The mean's category is "mean". Percentages are not rounded.
+        for CIRR `Rs@1`, `Rs@2`, `Rs@3`; with `known` those of `intent.MEASURES`. The mean's category is "mean".
+        Percentages are not rounded.
 
     Raises:
         InputError: rows that do not fit the split; an image without a feature, or a query without its one target in
@@ -169,7 +174,10 @@ def evaluate_split(
                 raise InputError(f"category {category!r} of {split.root} has no triplets in {split.name}; leave it out")
             triplets, rules = [split.triplets[i] for i in chosen], protocol(split, name, category)
             images = gallery_features[_rows(rules.gallery, row_of, "the gallery features")]
-            numbers = _recalls(query_features[chosen], images, triplets, rules, recall_at, chunk)
+            queries = query_features[chosen]
+            numbers = _recalls(queries, images, triplets, rules, recall_at, chunk)
+            if known is not None:
+                numbers |= intent(triplets, _answers(queries, images, triplets, rules, chunk), known)
             rows.append({"category": category, "queries": len(chosen), "gallery": len(images), **numbers})
         tables.append(_with_mean(pd.DataFrame(rows)).assign(layout=split.layout, protocol=name))
     table = pd.concat(tables, ignore_index=True)
@@ -191,6 +199,13 @@ def _recalls(
         ranks = subset_ranks(queries, gallery, target, _subsets(triplets, row_of), chunk)
         numbers |= {f"Rs@{k}": recall(ranks, k) for k in SUBSET_RECALL_AT}
     return numbers
+
+
+def _answers(queries: Tensor, gallery: Tensor, triplets: list[Triplet], rules: Protocol, chunk: int) -> list[str]:
+    """The name of the image that is ranked first for each query."""
+    row_of = {name: row for row, name in enumerate(rules.gallery)}
+    masked = _rows([t.reference_name for t in triplets], row_of, "the gallery") if rules.masked else None
+    return [rules.gallery[row] for row in top(queries, gallery, 1, masked, chunk).flatten().tolist()]
 
 
 def _subsets(triplets: list[Triplet], row_of: dict[str, int]) -> Tensor:

@@ -17,8 +17,9 @@ from tmcir_lite.editors import load_editor
 from tmcir_lite.evaluation import evaluate_split, recall, target_ranks
 from tmcir_lite.features import encode_captions, encode_images, encode_queries
 from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json, write_text
-from tmcir_lite.garments import World, build_world
+from tmcir_lite.garments import Picture, World, build_world, read_attributes
 from tmcir_lite.iacma import Iacma
+from tmcir_lite.intent import MEASURES
 from tmcir_lite.picture_cache import picture_reader
 from tmcir_lite.processes import main_first, main_only
 from tmcir_lite.pseudo_targets import generate, jobs_for
@@ -181,6 +182,11 @@ def _score(cfg: Config) -> str:
     return f"heldout_R@{cfg.evaluation.choose_at}"
 
 
+def known_attributes(split: Split) -> dict[str, Picture] | None:
+    """What every picture of a garment world shows; None for a dataset of real pictures."""
+    return read_attributes(split.root) if (split.root / "attributes.jsonl").is_file() else None
+
+
 def tune_weight(cfg: Config, backbone: Backbone, data: Data) -> tuple[float, float, pd.DataFrame]:
     """The weighted sum's text weight on held-out train: (weight, its recall, the sweep of recalls)."""
     gallery, target, reference = _heldout_gallery(data)
@@ -245,6 +251,12 @@ def headline(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFrame:
     rows = results.query("layout == @layout and protocol == @protocol and category == 'mean'")
     recalls = [column for column in rows if column.startswith("R") and rows[column].notna().any()]
     return rows.set_index("method")[recalls]
+
+
+def intent_table(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFrame | None:
+    """Of the same rows the measures of intent; None where the attributes of the pictures are not known."""
+    rows = results.query("layout == @layout and protocol == @protocol and category == 'mean'")
+    return rows.set_index("method")[list(MEASURES)] if "kept" in rows and rows["kept"].notna().all() else None
 
 
 def summary(cfg: Config, results: pd.DataFrame) -> str:
@@ -313,6 +325,8 @@ def _measure(cfg: Config, split: Split, backbone: Backbone, methods: list[Method
     gallery = encode_images(backbone, [split.images[name] for name in names])
     references = gallery[[row[triplet.reference_name] for triplet in split.triplets]]
     texts = encode_captions(backbone, split.triplets, cfg.data.val_captions)
+    attributes = known_attributes(split)
+    known = attributes and {name: picture.garment for name, picture in attributes.items()}
     asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]
     for method, query, weight in methods:
         if isinstance(query, Tmcir):
@@ -320,7 +334,7 @@ def _measure(cfg: Config, split: Split, backbone: Backbone, methods: list[Method
         else:
             queries = query(references, texts)
         table = evaluate_split(
-            queries, names, gallery, split, asked, cfg.evaluation.recall_at, cfg.evaluation.chunk
+            queries, names, gallery, split, asked, cfg.evaluation.recall_at, cfg.evaluation.chunk, known
         ).assign(text_weight=weight, skipped=len(split.skipped))
         table.insert(0, "method", method)
         yield table

@@ -139,6 +139,21 @@ def method_bars(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def intent_plane(table: pd.DataFrame) -> Figure:
+    """Methods (rows of `table`) as points: what they change against what they keep; ideal is the upper right corner."""
+    figure, axis = plt.subplots(figsize=(8.5, 4.6))
+    points = table.reset_index()
+    sns.scatterplot(points, x="changed", y="kept", hue="method", style="method", s=110, palette="colorblind", ax=axis)
+    axis.plot(100, 100, marker="*", color="black", markersize=15, linestyle="none", label="ideal", clip_on=False)
+    left, bottom = (min(points[name].min(), 95) - 5 for name in ("changed", "kept"))
+    axis.set(xlabel="asked-for attributes that the first answer has (%)", ylabel="other attributes kept (%)",
+             xlim=(left, 101), ylim=(bottom, 101))  # fmt: skip
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
 def confusions(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """One square for each attribute: rows what is shown, columns what it is taken for, in % of a row."""
     figure, axes = plt.subplots(2, (len(tables) + 1) // 2, figsize=(15, 8))
