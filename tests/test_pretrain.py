@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tmcir_lite import pseudo_targets
 from tmcir_lite.backbone import load_backbone
 from tmcir_lite.config import load_config
 from tmcir_lite.edit_quality import sample_edits
+from tmcir_lite.editors import edit, load_editor
 from tmcir_lite.garments import VALUES, Picture
 from tmcir_lite.model_card import check_hashes
 from tmcir_lite.pretrain import clip, editor
@@ -78,8 +78,8 @@ def test_editor_command_leaves_a_pipeline_that_edits(tmp_path, monkeypatch):
     assert json.loads((out / "model_index.json").read_text())["_class_name"] == "StableDiffusionInstructPix2PixPipeline"
     settings = load_config("lite", [f"editor.model={out}", "device=cpu"]).editor
     reference, _, text = sample_edits(1, seed=3)[0]
-    pipeline = pseudo_targets.load_editor(settings, torch.device("cpu"))
-    (picture,) = pseudo_targets.edit(pipeline, [reference.draw()], [text], [0], settings)
+    pipeline = load_editor(settings, torch.device("cpu"))
+    (picture,) = edit(pipeline, [reference.draw()], [text], [0], settings)
     assert picture.size == (64, 64)
 
 
@@ -91,3 +91,25 @@ def test_editor_batches_label_what_the_caption_asks_for():
     same = Picture(reference.garment, reference.nuisance)
     assert set(editor._asked(reference, same, "", "some text").tolist()) == {0}
     assert set(editor._asked(reference, edited, "", "").tolist()) == {-100}
+
+
+def test_training_goes_on_with_the_tokenizer_it_began_with(tmp_path, monkeypatch):
+    from tmcir_lite.pretrain import tokenizer
+
+    first = tokenizer.kept_tokenizer(tmp_path, 16)
+    monkeypatch.setattr(tokenizer, "train_tokenizer", lambda context: pytest.fail("trained again"))
+    again = tokenizer.kept_tokenizer(tmp_path, 16)
+    assert again.get_vocab() == first.get_vocab()
+    assert again("has a dotted pattern").input_ids == first("has a dotted pattern").input_ids
+    assert again.model_max_length == 16
+
+
+def test_editor_goes_on_from_a_published_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(editor, "DECODER_STEPS", 1)
+    first = run(editor, tmp_path / "first", "--epochs=1", "--decoder-epochs=1")
+    second = run(editor, tmp_path / "second", "--epochs=1", f"--start={first}")
+    card = (second / "README.md").read_text()
+    assert "**before it (samples seen)**: 16 edits; decoder" in card
+    assert (second / "training_log_before.csv").read_text() == (first / "training_log.csv").read_text()
+    for name in ("tokenizer/tokenizer.json", "vae/diffusion_pytorch_model.safetensors"):
+        assert (second / name).read_bytes() == (first / name).read_bytes()

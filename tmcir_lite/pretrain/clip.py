@@ -30,7 +30,7 @@ from tmcir_lite.garments import (
 )
 from tmcir_lite.intervals import percentage
 from tmcir_lite.model_card import command_line, device_name, publish_folder
-from tmcir_lite.pretrain.tokenizer import train_tokenizer
+from tmcir_lite.pretrain.tokenizer import kept_tokenizer
 from tmcir_lite.training import Schedule, decay_groups, fit, load_weights, read_history
 
 MODEL = {
@@ -178,8 +178,7 @@ def _batched(encode, inputs: torch.Tensor) -> torch.Tensor:
 
 def build(folder: Path):
     """Writes tokenizer and configuration into `folder` and returns (model, tokenizer) with fresh weights."""
-    tokenizer = train_tokenizer(MODEL["text_cfg"]["context_length"])
-    tokenizer.save_pretrained(folder)
+    tokenizer = kept_tokenizer(folder, MODEL["text_cfg"]["context_length"])
     config = {**MODEL, "text_cfg": {**MODEL["text_cfg"], "vocab_size": len(tokenizer)}}
     write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": PREPROCESS})
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)

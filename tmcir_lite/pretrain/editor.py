@@ -40,7 +40,7 @@ from tmcir_lite.garments import (
 )
 from tmcir_lite.model_card import check_hashes, command_line, device_name, publish_folder, read_facts
 from tmcir_lite.pretrain.autoencoder import LATENTS, as_floats, build_autoencoder, train_decoder
-from tmcir_lite.pretrain.tokenizer import train_tokenizer
+from tmcir_lite.pretrain.tokenizer import kept_tokenizer
 from tmcir_lite.training import Schedule, decay_groups, fit, load_weights, read_history
 
 START_NOISE = 0.05
@@ -188,7 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     device, work = torch.device(options.device), resolve(options.work)
-    vae, tokenizer, scheduler = build_autoencoder(), train_tokenizer(_TEXT), build_scheduler()
+    tokenizer = kept_tokenizer((resolve(options.start) if options.start else work) / "tokenizer", _TEXT)
+    vae, scheduler = build_autoencoder(), build_scheduler()
     unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
     if options.start:
         _start_from(resolve(options.start), {"unet": unet, "text_encoder": text_encoder, "vae": vae})

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -42,6 +43,17 @@ def train_tokenizer(context: int, seed: int = 0) -> CLIPTokenizer:
     # The end token has the highest id, because open_clip pools the text where the id is highest.
     vocabulary = {piece: number for number, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=context)
+
+
+def kept_tokenizer(folder: Path, context: int) -> CLIPTokenizer:
+    """The tokenizer in `folder`, trained now if there is none.
+
+    Merges that are equally frequent come in another order from one training to the next, and so do their ids: a model's
+    training has to go on with the tokenizer that it began with.
+    """
+    if not (folder / "tokenizer_config.json").is_file():
+        train_tokenizer(context).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
