@@ -20,6 +20,7 @@ from tmcir_lite.editors import load_editor
 from tmcir_lite.files import ROOT, sha256
 from tmcir_lite.garments import draw, sample_garment, sample_nuisance
 from tmcir_lite.losses import Contrastive
+from tmcir_lite.processes import join
 from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
 from tmcir_lite.training import Schedule, decay_groups, fit
 from tmcir_lite.transforms import load_image
@@ -76,6 +77,7 @@ def _one(rank, port, function, arguments):
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    assert join(CPU).num_processes == 2
     function(*arguments)
     torch.distributed.destroy_process_group()
 
