@@ -17,15 +17,14 @@ def explain(error: BaseException, model: str, revision: str | None = None) -> st
     """The reason why `model` could not be loaded, and its remedy; the error's own first line where none is known."""
     page = f"https://huggingface.co/{model}"
     chain = list(_chain(error))
-    kinds = tuple(type(part) for part in chain)
     text = " ".join(str(part) for part in chain).lower()
-    if _any(kinds, GatedRepoError) or "gated repo" in text:
+    if _any(chain, GatedRepoError) or "gated repo" in text:
         return f"its licence has to be accepted first: open {page} logged in, accept, then run `hf auth login`"
-    if _any(kinds, RevisionNotFoundError) or "is not a valid git identifier" in text:
+    if _any(chain, RevisionNotFoundError) or "is not a valid git identifier" in text:
         return f"it has no revision {revision!r}; take a commit from {page}/commits/main"
-    if _any(kinds, RepositoryNotFoundError) or "is not a valid model identifier" in text:
+    if _any(chain, RepositoryNotFoundError) or "is not a valid model identifier" in text:
         return f"the hub has no such model, or it is private: look at {page}, or run `hf auth login`"
-    if _any(kinds, OfflineModeIsEnabled) or any(word in text for word in _UNREACHABLE):
+    if _any(chain, OfflineModeIsEnabled) or any(word in text for word in _UNREACHABLE):
         return (
             "the hub cannot be reached and the model is not in this machine's cache: unset HF_HUB_OFFLINE, or fetch it "
             f"where there is a network (`hf download {model}`) and give the folder instead of the name"
@@ -44,5 +43,5 @@ def _chain(error: BaseException | None):
         error = error.__cause__ or error.__context__
 
 
-def _any(kinds: tuple[type, ...], wanted: type) -> bool:
-    return any(issubclass(kind, wanted) for kind in kinds)
+def _any(chain: list[BaseException], kind: type) -> bool:
+    return any(isinstance(error, kind) for error in chain)

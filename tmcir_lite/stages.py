@@ -17,7 +17,7 @@ from tmcir_lite.editors import load_editor
 from tmcir_lite.evaluation import evaluate_split, recall, target_ranks
 from tmcir_lite.features import encode_captions, encode_images, encode_queries
 from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json, write_text
-from tmcir_lite.garments import Picture, World, build_world, read_attributes
+from tmcir_lite.garments import Garment, Picture, World, build_world, read_attributes
 from tmcir_lite.iacma import Iacma
 from tmcir_lite.intent import MEASURES
 from tmcir_lite.picture_cache import picture_reader
@@ -216,9 +216,10 @@ def evaluate(cfg: Config) -> pd.DataFrame:
     data = prepare_data(cfg)
     tables = []
     splits = _val_splits(cfg, data)
+    shown = [_known_garments(split) for split in splits]
     for backbone, methods in _methods(cfg, data):
-        for split in splits:
-            tables += _measure(cfg, split, backbone, methods)
+        for split, known in zip(splits, shown, strict=True):
+            tables += _measure(cfg, split, backbone, methods, known)
     facts = environment(cfg)
     results = pd.concat(tables, ignore_index=True)
     results = results.assign(seed=cfg.seed, device=facts["device"], commit=facts["commit"], dirty=facts["dirty"])
@@ -319,14 +320,19 @@ def _val_splits(cfg: Config, data: Data) -> list[Split]:
     return [data.val, *further]
 
 
-def _measure(cfg: Config, split: Split, backbone: Backbone, methods: list[Method]) -> Iterator[pd.DataFrame]:
+def _known_garments(split: Split) -> dict[str, Garment] | None:
+    attributes = known_attributes(split)
+    return attributes and {name: picture.garment for name, picture in attributes.items()}
+
+
+def _measure(
+    cfg: Config, split: Split, backbone: Backbone, methods: list[Method], known: dict[str, Garment] | None
+) -> Iterator[pd.DataFrame]:
     names = sorted(split.images)
     row = {name: index for index, name in enumerate(names)}
     gallery = encode_images(backbone, [split.images[name] for name in names])
     references = gallery[[row[triplet.reference_name] for triplet in split.triplets]]
     texts = encode_captions(backbone, split.triplets, cfg.data.val_captions)
-    attributes = known_attributes(split)
-    known = attributes and {name: picture.garment for name, picture in attributes.items()}
     asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]
     for method, query, weight in methods:
         if isinstance(query, Tmcir):
