@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 
-from tmcir_lite import stages
+from tmcir_lite import measure, stages
 from tmcir_lite.config import load_config
 from tmcir_lite.files import write_json
 from tmcir_lite.pretrain import clip, editor
@@ -54,6 +54,7 @@ def tiny(tmp_path_factory, clip_folder, editor_folder):
         "garments.gallery=8", "garments.cirr_train=4", "garments.cirr_val=20", f"backbone.name=local-dir:{clip_folder}",
         f"editor.model={editor_folder}", "editor.steps=1", "iacma.epochs=1", "iacma.batch=8", "atf.epochs=2",
         "atf.batch=8",
+        *(f"{rival}.{key}" for rival in ("clip4cir", "combiner", "pic2word") for key in ("epochs=1", "batch=8")),
     ]  # fmt: skip
 
 
@@ -65,5 +66,7 @@ def cfg(tiny):
     stages.train_iacma(cfg)
     stages.train_atf(cfg)
     stages.train_control(cfg)
-    stages.evaluate(cfg)
+    stages.train_clip4cir(cfg)
+    stages.train_pic2word(cfg)
+    measure.evaluate(cfg)
     return cfg

@@ -226,7 +226,7 @@ def test_training_starts_from_the_weighted_sum(text_weight):
     image, image_tokens, text, text_tokens, mask = tower_outputs()
     q = made(image, image_tokens, text, text_tokens, mask)
     torch.testing.assert_close(q, weighted_sum(image, text, text_weight))
-    assert made.text_weight == pytest.approx(text_weight)
+    assert made.head.text_weight == pytest.approx(text_weight)
 
 
 def test_fusion_and_text_weight_learn_from_the_first_step():
@@ -241,8 +241,8 @@ def test_fusion_and_text_weight_learn_from_the_first_step():
         optimizer.step()
         losses.append(loss.item())
     assert losses[0] > losses[1] > losses[2]
-    assert made.project.weight.abs().sum() > 0
-    assert made.text_weight != pytest.approx(0.5)
+    assert made.head.project.weight.abs().sum() > 0
+    assert made.head.text_weight != pytest.approx(0.5)
 
 
 def test_without_residual_the_pooled_features_do_not_count():
@@ -251,7 +251,7 @@ def test_without_residual_the_pooled_features_do_not_count():
     q = made(image, image_tokens, text, text_tokens, mask)
     assert torch.equal(q, made(-image, image_tokens, 0 * text, text_tokens, mask))
     torch.testing.assert_close(q.norm(dim=-1), torch.ones(3))
-    assert made.text_weight is None
+    assert made.head.text_weight is None
 
 
 def test_training_and_inference_agree():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tmcir_lite import stages
+from tmcir_lite import measure, stages
 from tmcir_lite.config import EvaluationSet, load_config
 from tmcir_lite.features import encode_captions, encode_queries, joined
 from tmcir_lite.files import InputError
@@ -29,7 +29,7 @@ def test_results_name_method_protocol_and_origin(cfg):
     assert {"original", "original-masked", "val-union", "cirr"} == set(results["protocol"])
     assert results[["seed", "device", "queries", "gallery"]].notna().all(axis=None)
     assert results[RECALLS].apply(lambda column: column.between(0, 100)).all(axis=None)
-    assert results["method"].nunique() == 9
+    assert results["method"].nunique() == 11
     assert results.query("protocol == 'cirr'")["Rs@1"].notna().all()
     text = (cfg.run_dir / "evaluation" / "results.md").read_text()
     assert "seed 0" in text
@@ -43,7 +43,7 @@ def test_image_only_with_the_reference_kept_never_finds_the_target_first(cfg):
 
 
 def test_the_control_is_the_same_module_with_nothing_merged(cfg):
-    control = stages._load_fusion(cfg, cfg.run_dir / "control" / "model", stages._without_merging(cfg))
+    control = stages.load_control(cfg)
     model = stages.load_trained(cfg)
     assert {n: p.shape for n, p in control.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
     backbone = control.backbone
@@ -59,7 +59,9 @@ def test_stages_that_are_complete_are_not_run_again(cfg, monkeypatch):
     assert len(stages.train_iacma(cfg)) == 2
     assert len(stages.train_atf(cfg)) == 3
     assert len(stages.train_control(cfg)) == 3
-    stages.evaluate(cfg)
+    assert len(stages.train_clip4cir(cfg)) == 2
+    assert len(stages.train_pic2word(cfg)) == 2
+    measure.evaluate(cfg)
 
 
 def test_held_out_triplets_share_no_picture_with_the_rest(cfg):
@@ -88,7 +90,7 @@ def test_submit_writes_what_cirrs_server_takes(cfg, tmp_path):
         (test1 / f"{name}.rc2.val.json").rename(test1 / f"{name}.rc2.test1.json")
     here = [EvaluationSet(layout="cirr", root=str(test1))]
     other = cfg.model_copy(update={"data": cfg.data.model_copy(update={"also_evaluate": here})})
-    paths = stages.submit(other)
+    paths = measure.submit(other)
     assert [path.name for path in paths] == ["recall.json", "recall_subset.json"]
     assert len(json.loads(paths[0].read_text())) == 22  # twenty queries, version and metric
 
@@ -96,7 +98,7 @@ def test_submit_writes_what_cirrs_server_takes(cfg, tmp_path):
 def test_submit_without_cirr_says_so(cfg):
     none = cfg.model_copy(update={"data": cfg.data.model_copy(update={"also_evaluate": []})})
     with pytest.raises(InputError, match="nothing to submit"):
-        stages.submit(none)
+        measure.submit(none)
 
 
 def test_both_orders_of_the_captions_can_be_averaged(cfg, monkeypatch):
@@ -106,7 +108,7 @@ def test_both_orders_of_the_captions_can_be_averaged(cfg, monkeypatch):
                         for how in ("and", "reversed", "both"))  # fmt: skip
     torch.testing.assert_close(both, torch.nn.functional.normalize(one + other, dim=1))
     model = stages.load_trained(cfg)
-    one, other, both = (encode_queries(model.backbone, model.query, some, data.val.images, how)
+    one, other, both = (encode_queries(model, some, data.val.images, how)
                         for how in ("and", "reversed", "both"))  # fmt: skip
     torch.testing.assert_close(both, (one + other) / 2)
     assert joined(some, "both") == joined(some, "and")
@@ -114,7 +116,7 @@ def test_both_orders_of_the_captions_can_be_averaged(cfg, monkeypatch):
 
 def test_intent_is_measured_where_attributes_are_known(cfg):
     results = pd.read_csv(cfg.run_dir / "evaluation" / "results.csv")
-    kept = stages.intent_table(results, "fashioniq", "original")
+    kept = measure.intent_table(results, "fashioniq", "original")
     assert list(kept.loc["image only"]) == [0, 100, 100, 0]  # with the reference in the gallery it is the answer
-    assert stages.intent_table(results, "cirr", "cirr")["changed"].between(0, 100).all()
-    assert stages.intent_table(results.drop(columns="kept"), "fashioniq", "original") is None
+    assert measure.intent_table(results, "cirr", "cirr")["changed"].between(0, 100).all()
+    assert measure.intent_table(results.drop(columns="kept"), "fashioniq", "original") is None

@@ -6,13 +6,15 @@ import sys
 from tmcir_lite.files import InputError
 
 STAGES = {
-    "data": ("prepare_data", "draw the garment world if the profile has one; load and check the dataset"),
-    "pseudo-targets": ("make_pseudo_targets", "draw the pseudo-target images"),
-    "iacma": ("train_iacma", "stage 1: align the encoders"),
-    "atf": ("train_atf", "stage 2: train the token fusion"),
-    "control": ("train_control", "stage 2 again with merging off, for comparison"),
-    "evaluate": ("evaluate", "measure every method on val"),
-    "submit": ("submit", "write the rankings of CIRR's test1 split for its server"),
+    "data": ("stages.prepare_data", "draw the garment world if the profile has one; load and check the dataset"),
+    "pseudo-targets": ("stages.make_pseudo_targets", "draw the pseudo-target images"),
+    "iacma": ("stages.train_iacma", "stage 1: align the encoders"),
+    "atf": ("stages.train_atf", "stage 2: train the token fusion"),
+    "control": ("stages.train_control", "stage 2 again with merging off, for comparison"),
+    "clip4cir": ("stages.train_clip4cir", "the rival CLIP4Cir, both of its stages"),
+    "pic2word": ("stages.train_pic2word", "the rival Pic2Word"),
+    "evaluate": ("measure.evaluate", "measure every method on val"),
+    "submit": ("measure.submit", "write the rankings of CIRR's test1 split for its server"),
 }
 
 
@@ -137,7 +139,8 @@ def _circo(options: argparse.Namespace) -> int:
 
 
 def _stage(options: argparse.Namespace) -> int:
-    from tmcir_lite import stages
+    from importlib import import_module
+
     from tmcir_lite.config import load_config
     from tmcir_lite.data_check import check_data
 
@@ -145,7 +148,8 @@ def _stage(options: argparse.Namespace) -> int:
         report, usable = check_data(load_config(options.config, options.set))
         print(report)
         return 0 if usable else 2
-    getattr(stages, STAGES[options.command][0])(load_config(options.config, options.set))
+    module, function = STAGES[options.command][0].split(".")
+    getattr(import_module(f"tmcir_lite.{module}"), function)(load_config(options.config, options.set))
     return 0
 
 

@@ -90,7 +90,7 @@ def _both_methods(cfg: Config, data: Data, triplets: Sequence[Triplet], names: S
     weight = tune_weight(cfg, aligned, data)[0]
     references = encode_images(aligned, [images[t.reference_name] for t in triplets])
     texts = encode_captions(aligned, triplets, cfg.data.val_captions)
-    ours = encode_queries(model.backbone, model.query, triplets, images, cfg.data.val_captions)
+    ours = encode_queries(model, triplets, images, cfg.data.val_captions)
     return {
         "IACMA, sum": (weighted_sum(weight)(references, texts), encode_images(aligned, paths)),
         "TMCIR": (ours, encode_images(model.backbone, paths)),

@@ -156,13 +156,47 @@ def pool(tokens: Tensor, mask: Tensor, query: Tensor | None = None) -> Tensor:
     return (a.unsqueeze(1) @ tokens).squeeze(1)
 
 
-class ATF(nn.Module):
-    """Adaptive token fusion as a module: the two encoders' output in, the query feature out.
+class Head(nn.Module):
+    """The query feature from a fusion's output and the pooled features v, t (of length 1).
 
-    With `residual` the fusion is added to the weighted sum of the pooled features (v, t of length 1), and its last
-    projection P starts at zero, so that training starts from that sum and shows what fusion adds to it (our reading):
+    With `residual` the output is added to the weighted sum of v and t, and its projection P starts at zero, so that
+    training starts from that sum and shows what fusion adds to it (our reading):
 
         q = norm( w t + (1 - w) v + P fusion )         without residual:  q = norm( P fusion )
+
+    Args:
+        text_weight: w at the start, between 0 and 1; learned from there.
+
+    Raises:
+        InputError: a weight outside.
+    """
+
+    def __init__(self, dim: int, residual: bool, text_weight: float):
+        super().__init__()
+        if not 0 < text_weight < 1:
+            raise InputError(f"text_weight: {text_weight} must lie between 0 and 1, both excluded")
+        self.project = nn.Linear(dim, dim)
+        self.text_logit = nn.Parameter(torch.tensor(text_weight).logit()) if residual else None
+        if residual:
+            nn.init.zeros_(self.project.weight)
+            nn.init.zeros_(self.project.bias)
+
+    @property
+    def text_weight(self) -> float | None:
+        """w, the text's share in the residual sum as learned so far; None without residual."""
+        return None if self.text_logit is None else self.text_logit.sigmoid().item()
+
+    def forward(self, fusion: Tensor, image_pooled: Tensor, text_pooled: Tensor) -> Tensor:
+        """All B D; the result has length 1."""
+        q = self.project(fusion)
+        if self.text_logit is not None:
+            w = self.text_logit.sigmoid()
+            q = w * F.normalize(text_pooled, dim=-1) + (1 - w) * F.normalize(image_pooled, dim=-1) + q
+        return F.normalize(q, dim=-1)
+
+
+class ATF(nn.Module):
+    """Adaptive token fusion as a module: the two encoders' output in, the query feature out.
 
     Args:
         dim: D.
@@ -172,8 +206,7 @@ class ATF(nn.Module):
         threshold_is: "quantile" or "absolute", see `match`.
         pool: "attention" or "mean", see `pool`.
         positions: whether tokens carry learned position embeddings; without, their order changes nothing.
-        residual: see above.
-        text_weight: w at the start, between 0 and 1; learned from there.
+        residual, text_weight: see `Head`.
         heads: of the transformer block's attention; they divide `dim`.
 
     Raises:
@@ -198,8 +231,6 @@ class ATF(nn.Module):
         _check_threshold(threshold, threshold_is)
         if pool not in ("attention", "mean"):
             raise InputError(f"atf.pool: {pool!r} is unknown; write attention or mean")
-        if not 0 < text_weight < 1:
-            raise InputError(f"text_weight: {text_weight} must lie between 0 and 1, both excluded")
         if dim % heads:
             raise InputError(f"heads: {heads} do not divide the shared dimension {dim}; choose a divisor")
         self.dim, self.num_visual, self.num_text = dim, num_visual, num_text
@@ -212,16 +243,7 @@ class ATF(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.pool_query = nn.Parameter(torch.zeros(dim)) if pool == "attention" else None  # starts as the mean
-        self.project = nn.Linear(dim, dim)
-        self.text_logit = nn.Parameter(torch.tensor(text_weight).logit()) if residual else None
-        if residual:
-            nn.init.zeros_(self.project.weight)
-            nn.init.zeros_(self.project.bias)
-
-    @property
-    def text_weight(self) -> float | None:
-        """w, the text's share in the residual sum as learned so far; None without residual."""
-        return None if self.text_logit is None else self.text_logit.sigmoid().item()
+        self.head = Head(dim, residual, text_weight)
 
     def fuse(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Fused:
         """The fused sequence before the transformer block, with the match: what a picture of the merge needs.
@@ -264,11 +286,7 @@ class ATF(nn.Module):
         """
         fused = self.fuse(image_tokens, text_tokens, text_mask)
         f = self.norm(self.block(fused.tokens, src_key_padding_mask=~fused.mask))
-        q = self.project(pool(f, fused.mask, self.pool_query))
-        if self.text_logit is not None:
-            w = self.text_logit.sigmoid()
-            q = w * F.normalize(text_pooled, dim=-1) + (1 - w) * F.normalize(image_pooled, dim=-1) + q
-        return F.normalize(q, dim=-1)
+        return self.head(pool(f, fused.mask, self.pool_query), image_pooled, text_pooled)
 
     def _check(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> None:
         batch, num_visual = image_tokens.shape[:2]

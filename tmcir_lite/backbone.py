@@ -19,7 +19,7 @@ from tmcir_lite.config import Backbone as Settings
 from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json
 from tmcir_lite.hub import explain
 from tmcir_lite.model_card import check_hashes
-from tmcir_lite.transforms import preprocess
+from tmcir_lite.transforms import pixels, preprocess
 
 _LOCAL = "local-dir:"
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -91,6 +91,10 @@ class Backbone(nn.Module):
         mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "std"))
         return to_pil_image((self.transform(picture) * std + mean).clamp(0, 1))
 
+    def load(self, paths: Sequence[Path]) -> Tensor:
+        """What `image` takes for picture files: pixels, B 3 H W, on the CPU."""
+        return pixels(paths, self.transform)
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids, B x context, int64."""
         return self.tokenizer(list(texts))
@@ -107,9 +111,16 @@ class Backbone(nn.Module):
         out = visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True, output_fmt="NLC")
         return ImageFeatures(out["image_features"], out["image_intermediates"][-1] @ visual.proj)
 
-    def text(self, ids: Tensor) -> TextFeatures:
-        """Encodes token ids, B x context."""
-        out = self.clip.forward_intermediates(text=ids, text_indices=1, normalize=False, normalize_intermediates=True)
+    def text(self, ids: Tensor, word: tuple[Tensor, Tensor] | None = None) -> TextFeatures:
+        """Encodes token ids, B x context.
+
+        Args:
+            word: (B x context bool, B word_width): embeddings that take the place of the token's own where it is True.
+        """
+        with _in_place_of_words(self._text_tower.token_embedding, word):
+            out = self.clip.forward_intermediates(
+                text=ids, text_indices=1, normalize=False, normalize_intermediates=True
+            )
         tokens = out["text_intermediates"][-1]
         projection = self._text_tower.text_projection
         tokens = projection(tokens) if isinstance(projection, nn.Linear) else tokens @ projection
@@ -119,6 +130,11 @@ class Backbone(nn.Module):
         """B x context bool: the words and the end token, which CLIP gives the highest id."""
         position = torch.arange(ids.shape[1], device=ids.device)
         return (position > 0) & (position <= ids.argmax(dim=1, keepdim=True))
+
+    @property
+    def word_width(self) -> int:
+        """The size of a token's embedding."""
+        return self._text_tower.token_embedding.embedding_dim
 
     @property
     def logit_scale(self) -> Tensor:
@@ -197,6 +213,21 @@ def hub_id(name: str, pretrained: str | None) -> str:
     """Where on the hub open_clip gets these weights: "owner/name", or the name itself where it is not known."""
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
     return (tag or {}).get("hf_hub", name).strip("/")
+
+
+@contextlib.contextmanager
+def _in_place_of_words(embedding: nn.Embedding, word: tuple[Tensor, Tensor] | None):
+    if word is None:
+        yield
+        return
+    place, vector = word
+    hook = embedding.register_forward_hook(
+        lambda module, ids, out: torch.where(place[..., None], vector[:, None].to(out.dtype), out)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from tmcir_lite.composed import Composed
 from tmcir_lite.datasets import Triplet
 from tmcir_lite.evaluation import top
 from tmcir_lite.features import encode_queries
 from tmcir_lite.files import InputError, read_json, resolve, write_text
 from tmcir_lite.retrieval import gallery_features
-from tmcir_lite.tmcir import Tmcir
 
 MAP_AT = (5, 10, 25, 50)
 _RANKED = 50  # ids that the server wants for each query
@@ -77,7 +77,7 @@ def mean_average_precision(rankings: Sequence[Sequence[str]], targets: Sequence[
     return {f"mAP@{k}": 100 * sum(average_precision(r, t, k) for r, t in pairs) / len(pairs) for k in MAP_AT}
 
 
-def rank(model: Tmcir, queries: Queries, folder: Path) -> list[list[str]]:
+def rank(model: Composed, queries: Queries, folder: Path) -> list[list[str]]:
     """The 50 nearest ids to each query, nearest first; the reference stays in the gallery, as in CIRCO's own code.
 
     Args:
@@ -85,7 +85,7 @@ def rank(model: Tmcir, queries: Queries, folder: Path) -> list[list[str]]:
     """
     names = list(queries.images)
     gallery = gallery_features(model.backbone, list(queries.images.values()), folder)
-    asked: Tensor = encode_queries(model.backbone, model.query, queries.triplets, queries.images, "and")
+    asked: Tensor = encode_queries(model, queries.triplets, queries.images, "and")
     return [[names[row] for row in rows] for rows in top(asked, gallery, _RANKED).tolist()]
 
 

@@ -76,6 +76,7 @@ class Data(Section):
     train_captions: CaptionJoin
     val_captions: QueryCaptions
     heldout: OpenShare
+    triplets: Count | None
     workers: Annotated[int, Field(ge=0)]
     cache: Text | None
     skip_missing: bool
@@ -111,9 +112,9 @@ class Editor(Section):
 
 
 class Training(Section):
-    """What both stages of training share."""
+    """What all trainings share."""
 
-    epochs: Count
+    epochs: Annotated[int, Field(ge=0)]
     batch: ContrastiveBatch
     chunk: Count | None
     lr: Positive
@@ -126,12 +127,23 @@ class Iacma(Training):
 
     symmetric: bool
     images: Literal["pseudo", "real"]
+    token_weight: NonNegative
+    keep: Literal["best", "last"]
+
+    @field_validator("token_weight")
+    @classmethod
+    def _tokens_need_the_whole_batch(cls, value: float, info: ValidationInfo) -> float:
+        if value and info.data.get("chunk"):
+            raise ValueError(f"{value} compares the tokens of the whole batch: set iacma.chunk to null or this to 0")
+        return value
 
 
 class Atf(Training):
-    """Stage 2: adaptive token fusion."""
+    """Stage 2: adaptive token fusion, or cross-attention in its place."""
 
     fusion_lr: Positive
+    encoders: Literal["both", "image", "text", "none"]
+    fusion: Literal["merge", "cross-attention"]
     threshold_is: Literal["quantile", "absolute"]
     threshold: float
     pool: Literal["attention", "mean"]
@@ -168,6 +180,9 @@ class Config(Section):
     editor: Editor
     iacma: Iacma
     atf: Atf
+    clip4cir: Training
+    combiner: Training
+    pic2word: Training
     evaluation: Evaluation
 
     @property

@@ -1,6 +1,6 @@
 """Features of many pictures and texts, encoded in batches without gradients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.config import CaptionJoin, QueryCaptions
 from tmcir_lite.datasets import Triplet, join_captions
-from tmcir_lite.transforms import pixels
+from tmcir_lite.losses import Contrastive
 
 BATCH = 128
 
@@ -18,9 +18,9 @@ BATCH = 128
 @torch.no_grad()
 def encode_images(backbone: Backbone, paths: Sequence[Path]) -> Tensor:
     """Pooled features of picture files, G D, on the CPU."""
-    device, transform = _device(backbone), backbone.transform
+    device = _device(backbone)
     chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-    return torch.cat([backbone.image(pixels(chunk, transform).to(device)).pooled.float().cpu() for chunk in chunks])
+    return torch.cat([backbone.image(backbone.load(chunk).to(device)).pooled.float().cpu() for chunk in chunks])
 
 
 @torch.no_grad()
@@ -33,19 +33,15 @@ def encode_texts(backbone: Backbone, texts: Sequence[str]) -> Tensor:
 
 @torch.no_grad()
 def encode_queries(
-    backbone: Backbone,
-    query: Callable[[Tensor, Tensor], Tensor],
-    triplets: Sequence[Triplet],
-    images: dict[str, Path],
-    captions: QueryCaptions,
+    model: Contrastive, triplets: Sequence[Triplet], images: dict[str, Path], captions: QueryCaptions
 ) -> Tensor:
     """Query features of triplets, Q D, on the CPU.
 
     Args:
-        query: (reference pixels B 3 H W, text ids B M) -> B D, such as `Tmcir.query`.
+        model: has `query(what its backbone loads for the references, text ids B M) -> B D` and a `template`.
         captions: see `encode_captions`.
     """
-    return _mean([_encode_queries(backbone, query, triplets, images, order) for order in _orders(captions)])
+    return _mean([_encode_queries(model, triplets, images, order) for order in _orders(captions)])
 
 
 def encode_captions(backbone: Backbone, triplets: Sequence[Triplet], captions: QueryCaptions) -> Tensor:
@@ -71,16 +67,16 @@ def _mean(features: list[Tensor]) -> Tensor:
     return features[0] if len(features) == 1 else sum(F.normalize(part, dim=1) for part in features) / len(features)
 
 
-def _encode_queries(backbone, query, triplets, images, captions: CaptionJoin) -> Tensor:
-    device, transform = _device(backbone), backbone.transform
+def _encode_queries(model: Contrastive, triplets, images, captions: CaptionJoin) -> Tensor:
+    device = _device(model.backbone)
     rows = []
     for start in range(0, len(triplets), BATCH):
         chunk = triplets[start : start + BATCH]
-        references = pixels([images[t.reference_name] for t in chunk], transform).to(device)
-        ids = backbone.tokenize(joined(chunk, captions)).to(device)
-        rows.append(query(references, ids).float().cpu())
+        references = model.backbone.load([images[t.reference_name] for t in chunk]).to(device)
+        texts = [model.template.format(text) for text in joined(chunk, captions)]
+        rows.append(model.query(references, model.backbone.tokenize(texts).to(device)).float().cpu())
     return torch.cat(rows)
 
 
 def _device(backbone: Backbone) -> torch.device:
-    return next(backbone.parameters()).device
+    return backbone.logit_scale.device

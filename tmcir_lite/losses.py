@@ -48,16 +48,42 @@ class InfoNCE(ClipLoss):
             return (loss + F.cross_entropy(logits_b, matching)) / 2 if self.symmetric else loss
 
 
+def late_interaction(V: Tensor, T: Tensor, text_mask: Tensor) -> Tensor:
+    """How well the words of each text find their patches in each image (FILIP, arXiv 2111.07783).
+
+        s_ik = mean over the words j of text k of  max_n cos(v_in, t_kj)
+
+    Args:
+        V: B N D, visual tokens.
+        T: K M D, text tokens.
+        text_mask: K M bool, False where a token does not count.
+
+    Returns:
+        B K; 0 for a text without a token that counts.
+    """
+    S = torch.einsum("bnd,kmd->bnkm", F.normalize(V, dim=-1), F.normalize(T, dim=-1))
+    best = S.amax(dim=1) * text_mask
+    return best.sum(dim=-1) / text_mask.sum(dim=-1).clamp(min=1)
+
+
 class Contrastive(nn.Module):
     """A model of matching pairs, whose forward returns InfoNCE between them.
 
     A subclass has a `backbone` and says in `pairs(**batch)` what the pairs are: (a, b), both B D.
     """
 
+    template = "{}"
+    """The sentence that a query's caption is put into."""
+
     def __init__(self, backbone: nn.Module, symmetric: bool = False):
         super().__init__()
         self.backbone = backbone
         self.loss = InfoNCE(symmetric)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """1 / tau of the loss: the backbone's own, learned."""
+        return self.backbone.logit_scale
 
     def pairs(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
         """The features that a batch gives, B D each, row i of the one matching row i of the other."""
@@ -74,7 +100,7 @@ class Contrastive(nn.Module):
             larger batch's gradient.
         """
         a, b = self.pairs(**batch)
-        scale = self.backbone.logit_scale
+        scale = self.logit_scale
         if cached is None:
             return self.loss(a, b, scale)
         return sum((value * gradient).sum() for value, gradient in zip((a, b, scale), cached, strict=True))

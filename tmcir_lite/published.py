@@ -13,7 +13,7 @@ def beside_published(results: pd.DataFrame, layout: str) -> str:
     """Markdown: the published numbers on a dataset and ours, by their mean.
 
     Args:
-        results: what `stages.evaluate` returns, of a run on the real dataset.
+        results: what `measure.evaluate` returns, of a run on the real dataset.
         layout: "fashioniq" (val) or "cirr" (ours on val, the published ones on the test server).
     """
     first, second = _MEANS[layout]

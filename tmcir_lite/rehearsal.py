@@ -18,7 +18,7 @@ from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 from PIL import Image
 
-from tmcir_lite import stages
+from tmcir_lite import measure, stages
 from tmcir_lite.backbone import hub_id
 from tmcir_lite.config import Config, Editor, Garments, pick_device
 from tmcir_lite.data_check import PUBLISHED
@@ -36,10 +36,11 @@ _TRAININGS = (
     ("iacma", "iacma", stages.train_iacma),
     ("atf", "atf", stages.train_atf),
     ("control", "atf", stages.train_control),
+    ("clip4cir", "clip4cir", stages.train_clip4cir),
 )
 """Folder in the run, section of the profile, stage."""
 _PNG = 1.3  # bytes a pixel: of 26 photos of clothes, padded to 512 pixels, 0.7 in the mean and 1.2 at most
-_PASSES = 6  # backbones that the evaluation encodes a gallery with
+_PASSES = 7  # backbones that the evaluation encodes a gallery with
 
 
 class Cost(NamedTuple):
@@ -85,7 +86,8 @@ def rehearse(cfg: Config) -> tuple[str, Path]:
         )
         found[section] = {"chunk": getattr(small, section).chunk}
         costs.append(cost)
-    stages.evaluate(small)
+    stages.train_pic2word(small)
+    measure.evaluate(small)
     costs.append(_rehearse_encoding(small, device, gallery * _PASSES))
     report = "\n".join([*lines, "", _table(costs), "", f"in all {sum(cost.hours for cost in costs):.2f} hours"])
     write_text(folder / "report.md", report + "\n")
@@ -150,7 +152,7 @@ def _folder(name: str) -> Path:
 
 def _with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
     """The profile with drawn pictures, random models and two short epochs."""
-    pairs = max(cfg.iacma.batch, cfg.atf.batch)
+    pairs = max(cfg.iacma.batch, cfg.atf.batch, cfg.clip4cir.batch)
     train = int(_STEPS * pairs / (1 - cfg.data.heldout)) + 12
     sizes = {"train": train, "cirr_train": 2} if cfg.data.layout == "fashioniq" else {"train": 3, "cirr_train": train}
     garments = Garments(root=str(folder / "world"), seed=0, val=6, gallery=8, cirr_val=12, family=2,
@@ -168,12 +170,17 @@ def _with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
         editor = editor.model_copy(update={"model": str(folder / "editor"), "revision": None})
     small = cfg.model_copy(update={
         "name": "run", "runs": str(folder), "garments": garments, "data": data, "backbone": backbone, "editor": editor,
-        "iacma": cfg.iacma.model_copy(update={"epochs": 2}), "atf": cfg.atf.model_copy(update={"epochs": 2}),
+        **_changed(cfg, ("iacma", "atf", "clip4cir"), epochs=2),
+        **_changed(cfg, ("combiner", "pic2word"), epochs=1, batch=pairs),
     })  # fmt: skip
     loaded = stages.prepare_data(small)
     for path in {*loaded.train.images.values(), *loaded.val.images.values()}:
         load_image(path).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(path, compress_level=1)
     return small
+
+
+def _changed(cfg: Config, sections: tuple[str, ...], **changes) -> dict:
+    return {name: getattr(cfg, name).model_copy(update=changes) for name in sections}
 
 
 def _few_steps(settings: Editor) -> int:

@@ -1,7 +1,7 @@
 """The stages of a run. Each reads what the former wrote under the run's folder, and skips what is already there."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,23 +9,25 @@ import pandas as pd
 import torch
 
 from tmcir_lite.backbone import Backbone, load_backbone
-from tmcir_lite.baselines import Baseline, choose_weight, image_only, text_only, weighted_sum
+from tmcir_lite.baselines import choose_weight
 from tmcir_lite.batches import train_loader
-from tmcir_lite.config import Atf, Config, environment, pick_device, start_run
-from tmcir_lite.datasets import PROTOCOLS, Split, Triplet, hold_out, load_split, union
+from tmcir_lite.composed import Composed, build_fusion, load_composed
+from tmcir_lite.config import Atf, Config, Training, pick_device, start_run
+from tmcir_lite.config import Backbone as BackboneSettings
+from tmcir_lite.datasets import Split, Triplet, hold_out, load_split, union
 from tmcir_lite.editors import load_editor
-from tmcir_lite.evaluation import evaluate_split, recall, target_ranks
+from tmcir_lite.evaluation import recall, target_ranks
 from tmcir_lite.features import encode_captions, encode_images, encode_queries
-from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json, write_text
-from tmcir_lite.garments import Garment, Picture, World, build_world, read_attributes
+from tmcir_lite.files import InputError, resolve, write_json
+from tmcir_lite.frozen import Frozen
+from tmcir_lite.garments import Picture, World, build_world, read_attributes
 from tmcir_lite.iacma import Iacma
-from tmcir_lite.intent import MEASURES
+from tmcir_lite.losses import Contrastive
+from tmcir_lite.pic2word import Pic2Word, load_pic2word
 from tmcir_lite.picture_cache import picture_reader
 from tmcir_lite.processes import main_first, main_only
 from tmcir_lite.pseudo_targets import generate, jobs_for
-from tmcir_lite.published import beside_published
-from tmcir_lite.submission import write_cirr
-from tmcir_lite.tmcir import Tmcir, build_tmcir, load_tmcir
+from tmcir_lite.rivals import Combiner, PooledSum
 from tmcir_lite.training import Schedule, decay_groups, fit, is_complete, load_weights, read_history
 
 
@@ -54,7 +56,8 @@ def prepare_data(cfg: Config) -> Data:
         load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
         for name in ("train", "val")
     )
-    return Data(train, val, *hold_out(train, cfg.data.heldout, cfg.seed))
+    kept, held = hold_out(train, cfg.data.heldout, cfg.seed)
+    return Data(train, val, sample(kept, cfg.data.triplets, cfg.seed) if cfg.data.triplets else kept, held)
 
 
 def make_pseudo_targets(cfg: Config) -> list[dict]:
@@ -70,101 +73,176 @@ def train_iacma(cfg: Config) -> pd.DataFrame:
 
     The best epoch is chosen on held-out train and may be 0: then no epoch was better than the encoders at the start.
     """
-    folder = cfg.run_dir / "iacma"
-    if (folder / "metrics.json").is_file() and is_complete(folder, cfg.iacma.epochs):
-        return read_history(folder)
+    if _is_done(cfg, "iacma", cfg.iacma):
+        return read_history(cfg.run_dir / "iacma")
     data, backbone = prepare_data(cfg), load_start(cfg)
     images = _iacma_images(cfg, data)
     kept = [triplet for triplet in data.kept if triplet.id in images]
-    model = Iacma(backbone, cfg.iacma.symmetric)
+    model = Iacma(backbone, cfg.iacma.symmetric, cfg.iacma.token_weight)
     columns = {"pseudo_targets": [images[triplet.id] for triplet in kept]}
 
     def validate():
         weight, score, _ = tune_weight(cfg, backbone, data)
         return {_score(cfg): score, "text_weight": weight}
 
-    history = fit(
-        model, _loaders(cfg, columns, kept, backbone, cfg.iacma.batch), _schedule(cfg.iacma), folder,
-        device=pick_device(cfg.device), seed=cfg.seed, validate=validate, score=_score(cfg), title="IACMA",
-        groups=decay_groups(model, cfg.iacma.weight_decay), chunk=cfg.iacma.chunk,
-    )  # fmt: skip
-    with main_only(pick_device(cfg.device)) as writes:
-        if writes:
-            _keep_both(model, backbone, folder)
-            write_json(folder / "metrics.json", validate() | {"best_epoch": best_epoch(history)})
-    return history
-
-
-def _keep_both(model: torch.nn.Module, saved: Backbone | Tmcir, folder: Path) -> None:
-    """Saves last and best epoch as models; `model` is left with the best epoch's weights."""
-    for weights, name in (("last", "model_last"), ("best", "model")):
-        load_weights(model, folder / f"{weights}.safetensors")
-        saved.save(folder / name)
+    groups = decay_groups(model, cfg.iacma.weight_decay)
+    return _train(cfg, "iacma", "IACMA", cfg.iacma, model, columns, kept, groups, validate, saved=backbone)
 
 
 def train_atf(cfg: Config) -> pd.DataFrame:
     """Stage 2. Leaves best and last epoch's models in `atf/model` and `atf/model_last`; returns the history."""
-    return _train_fusion(cfg, cfg.atf, cfg.run_dir / "atf", "ATF")
+    return _train_fusion(cfg, "atf", "ATF", cfg.atf)
 
 
 def train_control(cfg: Config) -> pd.DataFrame:
     """Stage 2 once more with merging off, in `control/`: what it reaches is not the merging's doing."""
-    return _train_fusion(cfg, _without_merging(cfg), cfg.run_dir / "control", "control")
+    return _train_fusion(cfg, "control", "control", _without_merging(cfg))
 
 
 def _without_merging(cfg: Config) -> Atf:
     return cfg.atf.model_copy(update={"threshold": 2.0})
 
 
-def _train_fusion(cfg: Config, settings: Atf, folder: Path, title: str) -> pd.DataFrame:
-    if (folder / "metrics.json").is_file() and is_complete(folder, settings.epochs):
-        return read_history(folder)
-    data, backbone = prepare_data(cfg), load_aligned(cfg)
+def _train_fusion(cfg: Config, name: str, title: str, settings: Atf) -> pd.DataFrame:
+    if _is_done(cfg, name, settings):
+        return read_history(cfg.run_dir / name)
+    backbone = load_aligned(cfg)
+    backbone.limit_training(_unlocked(cfg, settings))
     torch.manual_seed(cfg.seed)
-    model = build_tmcir(
-        backbone, settings, text_weight=read_json(cfg.run_dir / "iacma" / "metrics.json")["text_weight"]
-    )
-    images = data.train.images
+    fusion = build_fusion(backbone, settings, text_weight=_kept_row(cfg)["text_weight"])
+    model = Composed(Frozen(backbone) if settings.encoders == "none" else backbone, fusion)
+    groups = model.groups(settings.weight_decay, settings.lr, settings.fusion_lr)
+    return _train_composed(cfg, name, title, settings, model, groups)
+
+
+def _unlocked(cfg: Config, settings: Atf) -> BackboneSettings:
+    """The backbone's settings, with the encoders locked that the fusion is not to train."""
+    locked = {"both": (), "image": ("unlocked_text_layers",), "text": ("unlocked_image_groups",), "none": ()}
+    return cfg.backbone.model_copy(update=dict.fromkeys(locked[settings.encoders], 0))
+
+
+def train_clip4cir(cfg: Config) -> pd.DataFrame:
+    """The rival CLIP4Cir: its stage 1 in `clip4cir/`, then its Combiner in `combiner/`, whose history is returned."""
+    if not _is_done(cfg, "clip4cir", cfg.clip4cir):
+        model = Composed(load_start(cfg), PooledSum())
+        groups = decay_groups(model, cfg.clip4cir.weight_decay)
+        _train_composed(cfg, "clip4cir", "CLIP4Cir", cfg.clip4cir, model, groups)
+    if _is_done(cfg, "combiner", cfg.combiner):
+        return read_history(cfg.run_dir / "combiner")
+    backbone = load_composed(cfg.run_dir / "clip4cir" / "model", _sum, cfg.backbone.target_pad).backbone
+    torch.manual_seed(cfg.seed)
+    model = Composed(Frozen(backbone.to(pick_device(cfg.device))), Combiner(backbone.dim))
+    groups = decay_groups(model, cfg.combiner.weight_decay)
+    return _train_composed(cfg, "combiner", "Combiner", cfg.combiner, model, groups)
+
+
+def _sum(backbone: Backbone) -> PooledSum:
+    return PooledSum()
+
+
+def train_pic2word(cfg: Config) -> pd.DataFrame:
+    """The rival Pic2Word, on the pictures of the train triplets, in `pic2word/`; returns the history."""
+    if _is_done(cfg, "pic2word", cfg.pic2word):
+        return read_history(cfg.run_dir / "pic2word")
+    data = prepare_data(cfg)
+    torch.manual_seed(cfg.seed)
+    model = Pic2Word(Frozen(load_start(cfg)))
+    shown = {n: triplet for triplet in data.kept for n in (triplet.reference_name, triplet.target_name)}
+    columns = {"images": [data.train.images[name] for name in shown]}
+    groups = decay_groups(model, cfg.pic2word.weight_decay)
+    return _train(cfg, "pic2word", "Pic2Word", cfg.pic2word, model, columns, [*shown.values()], groups,
+                  lambda: {_score(cfg): heldout_recall(cfg, model, data)})  # fmt: skip
+
+
+def _train_composed(cfg: Config, name: str, title: str, settings: Training, model: Composed, groups) -> pd.DataFrame:
+    """Trains a composed query towards the real targets."""
+    data = prepare_data(cfg)
     columns = {
-        "references": [images[triplet.reference_name] for triplet in data.kept],
-        "targets": [images[triplet.target_name] for triplet in data.kept],
+        "references": [data.train.images[triplet.reference_name] for triplet in data.kept],
+        "targets": [data.train.images[triplet.target_name] for triplet in data.kept],
     }
+    return _train(cfg, name, title, settings, model, columns, data.kept, groups,
+                  lambda: {_score(cfg): heldout_recall(cfg, model, data)})  # fmt: skip
+
+
+def _train(
+    cfg: Config, name: str, title: str, settings: Training, model, columns, triplets, groups, validate, saved=None
+) -> pd.DataFrame:
+    """Trains `model` in the run's folder `name`; leaves best and last epoch of `saved` (it, or a part) and metrics."""
+    folder, device = cfg.run_dir / name, pick_device(cfg.device)
     history = fit(
-        model, _loaders(cfg, columns, data.kept, backbone, settings.batch), _schedule(settings), folder,
-        device=pick_device(cfg.device), seed=cfg.seed, score=_score(cfg), title=title,
-        groups=model.groups(settings), validate=lambda: {_score(cfg): heldout_recall(cfg, model, data)},
+        model, _loaders(cfg, columns, triplets, model.backbone, settings.batch), _schedule(settings), folder,
+        device=device, seed=cfg.seed, validate=validate, score=_score(cfg), title=title, groups=groups,
         chunk=settings.chunk,
     )  # fmt: skip
-    with main_only(pick_device(cfg.device)) as writes:
+    with main_only(device) as writes:
         if writes:
-            _keep_both(model, model, folder)
-            best = {"best_epoch": best_epoch(history), _score(cfg): float(heldout(history).max())}
-            write_json(folder / "metrics.json", best)
+            for weights, kept in (("last", "model_last"), ("best", "model")):
+                load_weights(model, folder / f"{weights}.safetensors")
+                (saved or model).save(folder / kept)
+            best = best_epoch(history)
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            metrics = {"best_epoch": best, _score(cfg): float(heldout(history).max()), "parameters": trained}
+            write_json(folder / "metrics.json", metrics)
     return history
+
+
+def _is_done(cfg: Config, name: str, settings: Training) -> bool:
+    folder = cfg.run_dir / name
+    return (folder / "metrics.json").is_file() and is_complete(folder, settings.epochs)
 
 
 def load_start(cfg: Config) -> Backbone:
     """The pretrained backbone that the run starts from, on the run's device."""
-    backbone = load_backbone(cfg.backbone.name, cfg.backbone.pretrained, cfg.backbone.target_pad)
-    backbone.limit_training(cfg.backbone)
-    return backbone.to(pick_device(cfg.device)).eval()
+    return _ready(cfg, load_backbone(cfg.backbone.name, cfg.backbone.pretrained, cfg.backbone.target_pad))
 
 
-def load_aligned(cfg: Config, last: bool = False) -> Backbone:
-    """The backbone after IACMA: the best epoch on held-out train, or the last one."""
+def load_aligned(cfg: Config, last: bool | None = None) -> Backbone:
+    """The backbone after IACMA: of its best epoch on held-out train or its last one; None: as `iacma.keep` says."""
+    last = cfg.iacma.keep == "last" if last is None else last
     name = f"local-dir:{cfg.run_dir / 'iacma' / ('model_last' if last else 'model')}"
-    backbone = load_backbone(name, target_pad=cfg.backbone.target_pad)
+    return _ready(cfg, load_backbone(name, target_pad=cfg.backbone.target_pad))
+
+
+def _ready(cfg: Config, backbone: Backbone) -> Backbone:
     backbone.limit_training(cfg.backbone)
     return backbone.to(pick_device(cfg.device)).eval()
 
 
-def load_trained(cfg: Config, last: bool = False) -> Tmcir:
+def _kept_row(cfg: Config) -> pd.Series:
+    """What IACMA's history says of the epoch that stage 2 starts from."""
+    history = read_history(cfg.run_dir / "iacma")
+    epoch = best_epoch(history) if cfg.iacma.keep == "best" else history["epoch"].max()
+    return history.set_index("epoch").loc[epoch]
+
+
+def load_trained(cfg: Config, last: bool = False) -> Composed:
     """TMCIR after both stages: the best epoch on held-out train, or the last one."""
-    return _load_fusion(cfg, cfg.run_dir / "atf" / ("model_last" if last else "model"), cfg.atf)
+    folder = cfg.run_dir / "atf" / ("model_last" if last else "model")
+    return _load(cfg, folder, lambda backbone: build_fusion(backbone, cfg.atf))
 
 
-def _load_fusion(cfg: Config, folder: Path, settings: Atf) -> Tmcir:
-    return load_tmcir(folder, settings, cfg.backbone.target_pad).to(pick_device(cfg.device)).eval()
+def load_control(cfg: Config) -> Composed:
+    """The control, merging off: its best epoch."""
+    settings = _without_merging(cfg)
+    return _load(cfg, cfg.run_dir / "control" / "model", lambda backbone: build_fusion(backbone, settings))
+
+
+def load_clip4cir(cfg: Config) -> tuple[Composed, Composed]:
+    """CLIP4Cir after its stage 1, and with its Combiner: the best epochs. Their encoders are the same."""
+    return (
+        _load(cfg, cfg.run_dir / "clip4cir" / "model", _sum),
+        _load(cfg, cfg.run_dir / "combiner" / "model", lambda backbone: Combiner(backbone.dim)),
+    )
+
+
+def _load(cfg: Config, folder: Path, fusion: Callable[[Backbone], torch.nn.Module]) -> Composed:
+    return load_composed(folder, fusion, cfg.backbone.target_pad).to(pick_device(cfg.device)).eval()
+
+
+def load_trained_pic2word(cfg: Config) -> Pic2Word:
+    """Pic2Word on the backbone that the run started from: its best epoch."""
+    return load_pic2word(cfg.run_dir / "pic2word" / "model", load_start(cfg)).to(pick_device(cfg.device)).eval()
 
 
 def best_epoch(history: pd.DataFrame) -> int:
@@ -197,153 +275,12 @@ def tune_weight(cfg: Config, backbone: Backbone, data: Data) -> tuple[float, flo
     return weight, float(sweep[f"R@{k}"].max()), sweep
 
 
-def heldout_recall(cfg: Config, model: Tmcir, data: Data) -> float:
-    """Recall of TMCIR's queries on held-out train; the gallery is its references and targets, the reference masked."""
+def heldout_recall(cfg: Config, model: Contrastive, data: Data) -> float:
+    """Recall of a model's queries on held-out train: its references and targets the gallery, the reference masked."""
     gallery, target, reference = _heldout_gallery(data)
     features = encode_images(model.backbone, [data.train.images[name] for name in gallery])
-    queries = encode_queries(model.backbone, model.query, data.held, data.train.images, cfg.data.val_captions)
+    queries = encode_queries(model, data.held, data.train.images, cfg.data.val_captions)
     return recall(target_ranks(queries, features, target, reference), cfg.evaluation.choose_at)
-
-
-def evaluate(cfg: Config) -> pd.DataFrame:
-    """Measures every method on val, and on the further val splits; writes `evaluation/results.csv` and `results.md`.
-
-    Every choice (the sum's text weight, the epoch) was or is made on triplets held out of train.
-    """
-    path = cfg.run_dir / "evaluation" / "results.csv"
-    if path.is_file():
-        return pd.read_csv(path)
-    data = prepare_data(cfg)
-    tables = []
-    splits = _val_splits(cfg, data)
-    shown = [_known_garments(split) for split in splits]
-    for backbone, methods in _methods(cfg, data):
-        for split, known in zip(splits, shown, strict=True):
-            tables += _measure(cfg, split, backbone, methods, known)
-    facts = environment(cfg)
-    results = pd.concat(tables, ignore_index=True)
-    results = results.assign(seed=cfg.seed, device=facts["device"], commit=facts["commit"], dirty=facts["dirty"])
-    with atomic(path) as temporary:
-        results.to_csv(temporary, index=False)
-    write_text(path.with_name("results.md"), summary(cfg, results))
-    if cfg.garments is None:  # a drawn dataset has no published numbers
-        write_text(path.with_name("published.md"), beside_published(results, cfg.data.layout))
-    return results
-
-
-def submit(cfg: Config) -> list[Path]:
-    """Writes TMCIR's rankings of CIRR's test1 split, as its server takes them, to `evaluation/submission/`.
-
-    Raises:
-        InputError: the profile names no CIRR dataset, its test1 split is not there, or the model is not trained.
-    """
-    roots = [place.root for place in (cfg.data, *cfg.data.also_evaluate) if place.layout == "cirr"]
-    if not roots:
-        raise InputError(f"profile {cfg.name}: neither data nor data.also_evaluate has layout: cirr; nothing to submit")
-    split = load_split(roots[0], "cirr", "test1", skip_missing=False)
-    model, names = load_trained(cfg), split.galleries["all"]
-    gallery = encode_images(model.backbone, [split.images[name] for name in names])
-    queries = encode_queries(model.backbone, model.query, split.triplets, split.images, cfg.data.val_captions)
-    return write_cirr(split, queries, names, gallery, cfg.run_dir / "evaluation" / "submission")
-
-
-def headline(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFrame:
-    """The rows averaged over categories of one protocol, one method a row, with recall columns only."""
-    rows = results.query("layout == @layout and protocol == @protocol and category == 'mean'")
-    recalls = [column for column in rows if column.startswith("R") and rows[column].notna().any()]
-    return rows.set_index("method")[recalls]
-
-
-def intent_table(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFrame | None:
-    """Of the same rows the measures of intent; None where the attributes of the pictures are not known."""
-    rows = results.query("layout == @layout and protocol == @protocol and category == 'mean'")
-    return rows.set_index("method")[list(MEASURES)] if "kept" in rows and rows["kept"].notna().all() else None
-
-
-def summary(cfg: Config, results: pd.DataFrame) -> str:
-    """The result table as Markdown, with what a number has to name beside it."""
-    facts = environment(cfg)
-    lines = []
-    for (layout, protocol), rows in results.groupby(["layout", "protocol"], sort=False):
-        sizes = rows.query("category == 'mean'").iloc[0]
-        lines += [f"**{layout}, protocol {protocol}**: {int(sizes['queries'])} queries, "
-                  f"{int(sizes['gallery'])} gallery images", ""]  # fmt: skip
-        lines += [headline(results, layout, protocol).round(2).to_markdown(), ""]
-    commit = f"{facts['commit'] or 'unknown'}{' with local changes' if facts['dirty'] else ''}"
-    skipped = int(results["skipped"].max())
-    weights = results.dropna(subset="text_weight").groupby("method", sort=False)["text_weight"].first()
-    lines.append(
-        f"Run `{cfg.name}`: seed {cfg.seed}, {facts['device']}, backbone {cfg.backbone.name}, editor "
-        f'{cfg.editor.model}, commit {commit}; val captions joined with "{cfg.data.val_captions}"; text weights '
-        f"({', '.join(f'{name}: {weight:.2f}' for name, weight in weights.items())}) and "
-        f"epochs chosen on {cfg.data.heldout:.0%} of train kept aside; ties count against us; "
-        f"{skipped} entries left out for missing pictures."
-    )
-    return "\n".join(lines) + "\n"
-
-
-class Method(NamedTuple):
-    """A row of the result table: a function of pooled features, or a trained model."""
-
-    name: str
-    query: Baseline | Tmcir
-    text_weight: float | None = None
-
-
-def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]:
-    """Yields a backbone and the methods on it."""
-    start = load_start(cfg)
-    weight = tune_weight(cfg, start, data)[0]
-    yield (
-        start,
-        [
-            Method("image only", image_only),
-            Method("text only", text_only),
-            Method("sum", weighted_sum(0.5), 0.5),
-            Method("weighted sum", weighted_sum(weight), weight),
-        ],
-    )
-    for epoch, last in (("best", False), ("last", True)):
-        aligned = load_aligned(cfg, last)
-        weight = tune_weight(cfg, aligned, data)[0]
-        yield aligned, [Method(f"IACMA ({epoch} epoch), weighted sum", weighted_sum(weight), weight)]
-    control = _load_fusion(cfg, cfg.run_dir / "control" / "model", _without_merging(cfg))
-    yield control.backbone, [Method("TMCIR, merging off (best epoch)", control)]
-    for name, last in (("TMCIR (best epoch)", False), ("TMCIR (last epoch)", True)):
-        model = load_trained(cfg, last)
-        yield model.backbone, [Method(name, model)]
-
-
-def _val_splits(cfg: Config, data: Data) -> list[Split]:
-    further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
-               for other in cfg.data.also_evaluate]  # fmt: skip
-    return [data.val, *further]
-
-
-def _known_garments(split: Split) -> dict[str, Garment] | None:
-    attributes = known_attributes(split)
-    return attributes and {name: picture.garment for name, picture in attributes.items()}
-
-
-def _measure(
-    cfg: Config, split: Split, backbone: Backbone, methods: list[Method], known: dict[str, Garment] | None
-) -> Iterator[pd.DataFrame]:
-    names = sorted(split.images)
-    row = {name: index for index, name in enumerate(names)}
-    gallery = encode_images(backbone, [split.images[name] for name in names])
-    references = gallery[[row[triplet.reference_name] for triplet in split.triplets]]
-    texts = encode_captions(backbone, split.triplets, cfg.data.val_captions)
-    asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]
-    for method, query, weight in methods:
-        if isinstance(query, Tmcir):
-            queries = encode_queries(backbone, query.query, split.triplets, split.images, cfg.data.val_captions)
-        else:
-            queries = query(references, texts)
-        table = evaluate_split(
-            queries, names, gallery, split, asked, cfg.evaluation.recall_at, cfg.evaluation.chunk, known
-        ).assign(text_weight=weight, skipped=len(split.skipped))
-        table.insert(0, "method", method)
-        yield table
 
 
 def _iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
@@ -370,16 +307,20 @@ def _schedule(settings) -> Schedule:
     return Schedule(settings.epochs, settings.lr, settings.weight_decay, settings.warmup)
 
 
-def _loaders(cfg: Config, columns, triplets, backbone: Backbone, batch: int):
-    cache = resolve(cfg.data.cache) if cfg.data.cache else None
-    with main_first(pick_device(cfg.device)):
-        read = picture_reader([path for paths in columns.values() for path in paths], backbone.transform, cache)
+def _loaders(cfg: Config, columns, triplets, backbone: Backbone | Frozen, batch: int):
+    cache, workers = resolve(cfg.data.cache) if cfg.data.cache else None, cfg.data.workers
+    paths = [path for column in columns.values() for path in column]
+    if isinstance(backbone, Frozen):
+        encode_images(backbone, paths)  # batches of them, rather than one by one when first asked for
+        read, workers = lambda path: backbone.load([path])[0], 0
+    else:
+        with main_first(pick_device(cfg.device)):
+            read = picture_reader(paths, backbone.transform, cache)
 
     def loader(epoch):
         return train_loader(
-            columns, triplets, cfg.data.train_captions, read, backbone.tokenize, batch, cfg.seed, epoch,
-            cfg.data.workers,
-        )  # fmt: skip
+            columns, triplets, cfg.data.train_captions, read, backbone.tokenize, batch, cfg.seed, epoch, workers
+        )
 
     return loader
 

@@ -161,7 +161,7 @@ def cached_backward(accelerator: Accelerator, model: nn.Module, batch: dict, chu
     with torch.no_grad(), accelerator.autocast():
         sides = zip(*(inner.pairs(**part) for part in parts), strict=True)
         a, b = (torch.cat(side).float().requires_grad_() for side in sides)
-        scale = inner.backbone.logit_scale.requires_grad_()
+        scale = inner.logit_scale.detach().clone().requires_grad_()
     with torch.enable_grad():
         loss = inner.loss(a, b, scale)
     at_a, at_b, at_scale = torch.autograd.grad(loss, (a, b, scale))

@@ -1,0 +1,89 @@
+"""Composed queries: a backbone and a fusion of what it says of image and text, trained towards the real targets."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tmcir_lite.atf import ATF, Fused
+from tmcir_lite.backbone import Backbone, load_backbone
+from tmcir_lite.config import Atf
+from tmcir_lite.files import atomic
+from tmcir_lite.losses import Contrastive
+from tmcir_lite.rivals import CrossAttention
+from tmcir_lite.training import decay_groups, load_weights
+
+
+class Composed(Contrastive):
+    """Whose forward returns InfoNCE between fused query features and the target images' features (paper: stage 2).
+
+    Args:
+        fusion: (image pooled B D, image tokens B N D, text pooled B D, text tokens B M D, text mask B M) -> query
+            features B D: `ATF`, or a rival's (`rivals.py`).
+    """
+
+    def __init__(self, backbone: Backbone, fusion: nn.Module):
+        super().__init__(backbone)
+        self.fusion = fusion
+        if hasattr(fusion, "logit_scale") and isinstance(backbone, Backbone):
+            backbone.clip.logit_scale.requires_grad_(False)  # not used, and several processes wait for every gradient
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """1 / tau: the backbone's own, unless the fusion comes with another."""
+        return getattr(self.fusion, "logit_scale", self.backbone.logit_scale)
+
+    def query(self, references: Tensor, texts: Tensor) -> Tensor:
+        """references: B 3 H W; texts: B M token ids; returns query features, B D, of length 1."""
+        image, text = self.backbone.image(references), self.backbone.text(texts)
+        return self.fusion(image.pooled, image.tokens, text.pooled, text.tokens, text.mask)
+
+    def fuse(self, references: Tensor, texts: Tensor) -> Fused:
+        """The fused token sequence of each query, and what merged with what (`ATF` only)."""
+        text = self.backbone.text(texts)
+        return self.fusion.fuse(self.backbone.image(references).tokens, text.tokens, text.mask)
+
+    def pairs(self, references: Tensor, texts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """references, targets: B 3 H W; texts: B M token ids; returns query and target features, B D each."""
+        return self.query(references, texts), self.backbone.image(targets).pooled
+
+    def groups(self, weight_decay: float, lr: float, fusion_lr: float) -> list[dict]:
+        """AdamW groups: a fusion is new and learns faster than the pretrained encoders."""
+        return [*decay_groups(self.backbone, weight_decay, lr), *decay_groups(self.fusion, weight_decay, fusion_lr)]
+
+    def save(self, folder: Path) -> None:
+        """Writes a folder that `load_composed` reads: an open_clip model and the fusion's weights."""
+        self.backbone.save(folder)
+        with atomic(Path(folder) / _FUSION) as path:
+            save_file({name: t.detach().contiguous() for name, t in self.fusion.state_dict().items()}, path)
+
+
+_FUSION = "fusion.safetensors"
+
+
+def build_fusion(backbone: Backbone, settings: Atf, text_weight: float = 0.5) -> ATF | CrossAttention:
+    """The fusion that a profile asks for, starting at the weighted sum with the given weight of the text."""
+    if settings.fusion == "cross-attention":
+        return CrossAttention(backbone.dim, settings.residual, text_weight)
+    rows, columns = backbone.grid
+    return ATF(
+        backbone.dim, rows * columns, backbone.context, threshold=settings.threshold,
+        threshold_is=settings.threshold_is, pool=settings.pool, positions=settings.positions,
+        residual=settings.residual, text_weight=text_weight,
+    )  # fmt: skip
+
+
+def load_composed(folder: Path, build: Callable[[Backbone], nn.Module], target_pad: float) -> Composed:
+    """Loads what `Composed.save` wrote.
+
+    Args:
+        build: a backbone -> the fusion that takes the weights.
+
+    Raises:
+        InputError: files are missing or belong to another architecture.
+    """
+    backbone = load_backbone(f"local-dir:{folder}", target_pad=target_pad)
+    model = Composed(backbone, build(backbone))
+    load_weights(model.fusion, Path(folder) / _FUSION)
+    return model.eval()

@@ -1,0 +1,173 @@
+"""Measuring: every method of a finished run on val, as a table that names what a number has to name."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from tmcir_lite.backbone import Backbone
+from tmcir_lite.baselines import Baseline, image_only, text_only, weighted_sum
+from tmcir_lite.config import Config, environment
+from tmcir_lite.datasets import PROTOCOLS, Split, load_split
+from tmcir_lite.evaluation import evaluate_split
+from tmcir_lite.features import encode_captions, encode_images, encode_queries
+from tmcir_lite.files import InputError, atomic, write_text
+from tmcir_lite.garments import Garment
+from tmcir_lite.intent import MEASURES
+from tmcir_lite.losses import Contrastive
+from tmcir_lite.published import beside_published
+from tmcir_lite.stages import (
+    Data,
+    known_attributes,
+    load_aligned,
+    load_clip4cir,
+    load_control,
+    load_trained,
+    load_trained_pic2word,
+    prepare_data,
+    tune_weight,
+)
+from tmcir_lite.submission import write_cirr
+
+
+def evaluate(cfg: Config) -> pd.DataFrame:
+    """Measures every method on val, and on the further val splits; writes `evaluation/results.csv` and `results.md`.
+
+    Every choice (the sum's text weight, the epoch) was or is made on triplets held out of train.
+    """
+    path = cfg.run_dir / "evaluation" / "results.csv"
+    if path.is_file():
+        return pd.read_csv(path)
+    data = prepare_data(cfg)
+    tables = []
+    splits = _val_splits(cfg, data)
+    shown = [_known_garments(split) for split in splits]
+    for backbone, methods in _methods(cfg, data):
+        for split, known in zip(splits, shown, strict=True):
+            tables += _measure(cfg, split, backbone, methods, known)
+    facts = environment(cfg)
+    results = pd.concat(tables, ignore_index=True)
+    results = results.assign(seed=cfg.seed, device=facts["device"], commit=facts["commit"], dirty=facts["dirty"])
+    with atomic(path) as temporary:
+        results.to_csv(temporary, index=False)
+    write_text(path.with_name("results.md"), summary(cfg, results))
+    if cfg.garments is None:  # a drawn dataset has no published numbers
+        write_text(path.with_name("published.md"), beside_published(results, cfg.data.layout))
+    return results
+
+
+def submit(cfg: Config) -> list[Path]:
+    """Writes TMCIR's rankings of CIRR's test1 split, as its server takes them, to `evaluation/submission/`.
+
+    Raises:
+        InputError: the profile names no CIRR dataset, its test1 split is not there, or the model is not trained.
+    """
+    roots = [place.root for place in (cfg.data, *cfg.data.also_evaluate) if place.layout == "cirr"]
+    if not roots:
+        raise InputError(f"profile {cfg.name}: neither data nor data.also_evaluate has layout: cirr; nothing to submit")
+    split = load_split(roots[0], "cirr", "test1", skip_missing=False)
+    model, names = load_trained(cfg), split.galleries["all"]
+    gallery = encode_images(model.backbone, [split.images[name] for name in names])
+    queries = encode_queries(model, split.triplets, split.images, cfg.data.val_captions)
+    return write_cirr(split, queries, names, gallery, cfg.run_dir / "evaluation" / "submission")
+
+
+def headline(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFrame:
+    """The rows averaged over categories of one protocol, one method a row, with recall columns only."""
+    rows = results.query("layout == @layout and protocol == @protocol and category == 'mean'")
+    recalls = [column for column in rows if column.startswith("R") and rows[column].notna().any()]
+    return rows.set_index("method")[recalls]
+
+
+def intent_table(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFrame | None:
+    """Of the same rows the measures of intent; None where the attributes of the pictures are not known."""
+    rows = results.query("layout == @layout and protocol == @protocol and category == 'mean'")
+    return rows.set_index("method")[list(MEASURES)] if "kept" in rows and rows["kept"].notna().all() else None
+
+
+def summary(cfg: Config, results: pd.DataFrame) -> str:
+    """The result table as Markdown, with what a number has to name beside it."""
+    facts = environment(cfg)
+    lines = []
+    for (layout, protocol), rows in results.groupby(["layout", "protocol"], sort=False):
+        sizes = rows.query("category == 'mean'").iloc[0]
+        lines += [f"**{layout}, protocol {protocol}**: {int(sizes['queries'])} queries, "
+                  f"{int(sizes['gallery'])} gallery images", ""]  # fmt: skip
+        lines += [headline(results, layout, protocol).round(2).to_markdown(), ""]
+    commit = f"{facts['commit'] or 'unknown'}{' with local changes' if facts['dirty'] else ''}"
+    skipped = int(results["skipped"].max())
+    weights = results.dropna(subset="text_weight").groupby("method", sort=False)["text_weight"].first()
+    lines.append(
+        f"Run `{cfg.name}`: seed {cfg.seed}, {facts['device']}, backbone {cfg.backbone.name}, editor "
+        f'{cfg.editor.model}, commit {commit}; val captions joined with "{cfg.data.val_captions}"; text weights '
+        f"({', '.join(f'{name}: {weight:.2f}' for name, weight in weights.items())}) and "
+        f"epochs chosen on {cfg.data.heldout:.0%} of train kept aside; ties count against us; "
+        f"{skipped} entries left out for missing pictures."
+    )
+    return "\n".join(lines) + "\n"
+
+
+class Method(NamedTuple):
+    """A row of the result table: a function of pooled features, or a trained model."""
+
+    name: str
+    query: Baseline | Contrastive
+    text_weight: float | None = None
+
+
+def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]:
+    """Yields a backbone and the methods on it."""
+    pic2word = load_trained_pic2word(cfg)
+    start = pic2word.backbone
+    weight = tune_weight(cfg, start, data)[0]
+    yield (
+        start,
+        [
+            Method("image only", image_only),
+            Method("text only", text_only),
+            Method("sum", weighted_sum(0.5), 0.5),
+            Method("weighted sum", weighted_sum(weight), weight),
+            Method("Pic2Word", pic2word),
+        ],
+    )
+    stage1, combiner = load_clip4cir(cfg)
+    yield combiner.backbone, [Method("CLIP4Cir, stage 1", stage1), Method("CLIP4Cir", combiner)]
+    for epoch, last in (("best", False), ("last", True)):
+        aligned = load_aligned(cfg, last)
+        weight = tune_weight(cfg, aligned, data)[0]
+        yield aligned, [Method(f"IACMA ({epoch} epoch), weighted sum", weighted_sum(weight), weight)]
+    for name, model in (("TMCIR, merging off", load_control(cfg)), ("TMCIR", load_trained(cfg))):
+        yield model.backbone, [Method(name, model)]
+
+
+def _val_splits(cfg: Config, data: Data) -> list[Split]:
+    further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
+               for other in cfg.data.also_evaluate]  # fmt: skip
+    return [data.val, *further]
+
+
+def _known_garments(split: Split) -> dict[str, Garment] | None:
+    attributes = known_attributes(split)
+    return attributes and {name: picture.garment for name, picture in attributes.items()}
+
+
+def _measure(
+    cfg: Config, split: Split, backbone: Backbone, methods: list[Method], known: dict[str, Garment] | None
+) -> Iterator[pd.DataFrame]:
+    names = sorted(split.images)
+    row = {name: index for index, name in enumerate(names)}
+    gallery = encode_images(backbone, [split.images[name] for name in names])
+    references = gallery[[row[triplet.reference_name] for triplet in split.triplets]]
+    texts = encode_captions(backbone, split.triplets, cfg.data.val_captions)
+    asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]
+    for method, query, weight in methods:
+        if isinstance(query, Contrastive):
+            queries = encode_queries(query, split.triplets, split.images, cfg.data.val_captions)
+        else:
+            queries = query(references, texts)
+        table = evaluate_split(
+            queries, names, gallery, split, asked, cfg.evaluation.recall_at, cfg.evaluation.chunk, known
+        ).assign(text_weight=weight, skipped=len(split.skipped))
+        table.insert(0, "method", method)
+        yield table

@@ -1,0 +1,72 @@
+"""Pic2Word (Saito et al. 2023): a picture becomes a word of the text. Trained without triplets, on pictures alone."""
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tmcir_lite.backbone import Backbone
+from tmcir_lite.files import InputError, atomic
+from tmcir_lite.losses import Contrastive
+from tmcir_lite.training import load_weights
+
+MARKER = "*"
+"""The word whose embedding the picture's takes the place of."""
+_HIDDEN, _DROPOUT = 512, 0.1
+
+
+class Pic2Word(Contrastive):
+    """Whose forward returns symmetric InfoNCE between "a photo of *" and the image that * stands for.
+
+    Only the mapping network from the image's feature to the word's embedding is trained; the encoders stay as they are.
+
+    Raises:
+        InputError: the backbone's tokenizer does not have "*" as one token.
+    """
+
+    template = f"a photo of {MARKER} , {{}}"
+
+    def __init__(self, backbone: Backbone):
+        super().__init__(backbone, symmetric=True)
+        backbone.requires_grad_(False)
+        self.mapping = nn.Sequential(
+            *_layer(backbone.dim, _HIDDEN), *_layer(_HIDDEN, _HIDDEN), nn.Linear(_HIDDEN, backbone.word_width)
+        )
+        marker = backbone.tokenize([MARKER])
+        if backbone.text_mask(marker).sum() != 2:  # itself and the end
+            raise InputError(f"Pic2Word: {MARKER!r} is not one token of this backbone's tokenizer; leave Pic2Word out")
+        self._marker = marker[0, 1].item()
+        self.register_buffer("_sentence", backbone.tokenize([f"a photo of {MARKER}"]), persistent=False)
+
+    def query(self, references: Tensor, texts: Tensor) -> Tensor:
+        """references: B 3 H W; texts: B M token ids of filled-in templates; returns query features, B D."""
+        return self._say(self.backbone.image(references).pooled, texts)
+
+    def pairs(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """images: B 3 H W; texts are not looked at; returns features of sentences and of the images, B D each."""
+        image = self.backbone.image(images).pooled
+        return self._say(image, self._sentence.expand(len(image), -1)), image
+
+    def _say(self, image: Tensor, ids: Tensor) -> Tensor:
+        is_marker = ids == self._marker
+        first = is_marker & (is_marker.cumsum(dim=1) == 1)  # a caption may hold the marker as well
+        return self.backbone.text(ids, (first, self.mapping(image))).pooled
+
+    def save(self, folder: Path) -> None:
+        """Writes the mapping's weights; the backbone is the one that the run started from."""
+        with atomic(Path(folder) / _WEIGHTS) as path:
+            save_file({name: t.detach().contiguous() for name, t in self.mapping.state_dict().items()}, path)
+
+
+_WEIGHTS = "mapping.safetensors"
+
+
+def load_pic2word(folder: Path, backbone: Backbone) -> Pic2Word:
+    """Loads what `Pic2Word.save` wrote."""
+    model = Pic2Word(backbone)
+    load_weights(model.mapping, Path(folder) / _WEIGHTS)
+    return model.eval()
+
+
+def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Linear(inputs, outputs), nn.Dropout(_DROPOUT), nn.ReLU()

@@ -1,0 +1,79 @@
+"""The fusions that ATF is compared with. All take the two encoders' output and return query features of length 1:
+
+(image pooled B D, image tokens B N D, text pooled B D, text tokens B M D, text mask B M) -> B D
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tmcir_lite.atf import Head
+
+
+class PooledSum(nn.Module):
+    """CLIP4Cir's first stage (Baldrati et al. 2022): q = norm(image + text). What it trains are the encoders.
+
+    The features are added as they come from the encoders, whatever their lengths, and 1 / tau is 100.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("logit_scale", torch.tensor(100.0), persistent=False)
+
+    def forward(
+        self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
+    ) -> Tensor:
+        return F.normalize(image_pooled + text_pooled, dim=-1)
+
+
+class Combiner(nn.Module):
+    """CLIP4Cir's second stage, on features of encoders that stay as they are.
+
+        x = [ relu(P_t t), relu(P_v v) ]        each of them with dropout, v and t the pooled features
+        q = norm( W2 relu(W1 x) + l t + (1 - l) v )      l = sigmoid( w2 relu(L1 x) ), after dropout too
+
+    Args:
+        dim: D. The projections have 4 D numbers and the hidden layers 8 D, as in the original (640, 2560, 5120).
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("logit_scale", torch.tensor(100.0), persistent=False)
+        self.text_projection, self.image_projection = _layer(dim, 4 * dim), _layer(dim, 4 * dim)
+        self.combination = nn.Sequential(_layer(8 * dim, 8 * dim), nn.Linear(8 * dim, dim))
+        self.text_share = nn.Sequential(_layer(8 * dim, 8 * dim), nn.Linear(8 * dim, 1), nn.Sigmoid())
+
+    def forward(
+        self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
+    ) -> Tensor:
+        x = torch.cat([self.text_projection(text_pooled), self.image_projection(image_pooled)], dim=-1)
+        share = self.text_share(x)
+        return F.normalize(self.combination(x) + share * text_pooled + (1 - share) * image_pooled, dim=-1)
+
+
+def _layer(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(0.5))
+
+
+class CrossAttention(nn.Module):
+    """Words look at patches, and their mean is the fusion: what ATF is without similarity, threshold and merging.
+
+    One transformer block (words attend to words, then to patches) with about as many weights as ATF, then ATF's `Head`.
+    """
+
+    def __init__(self, dim: int, residual: bool, text_weight: float, heads: int = 8):
+        super().__init__()
+        self.block = nn.TransformerDecoderLayer(
+            dim, heads, dim // 2, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = Head(dim, residual, text_weight)
+
+    def forward(
+        self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
+    ) -> Tensor:
+        width = image_tokens.shape[-1:]
+        V, T = F.rms_norm(image_tokens, width), F.rms_norm(text_tokens, width)  # one scale for both towers, as in ATF
+        mask = text_mask.bool()
+        f = self.norm(self.block(T, V, tgt_key_padding_mask=~mask)) * mask[..., None]
+        return self.head(f.sum(1) / mask.sum(1, keepdim=True), image_pooled, text_pooled)
