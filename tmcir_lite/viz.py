@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from tmcir_lite.atf import Match
+from tmcir_lite.examples import Example
 from tmcir_lite.transforms import load_image
 
 sns.set_theme(context="notebook", style="whitegrid")
@@ -125,6 +126,34 @@ def merge_map(picture: Image.Image, grid: tuple[int, int], match: Match, words: 
     figure.tight_layout()
     plt.close(figure)
     return figure
+
+
+def retrievals(example: Example) -> Figure:
+    """One query: at the left its reference and its target, then a row a method; the target is framed green."""
+    methods, shown = len(example.answers), max(len(found) for found in example.answers.values())
+    rows = max(methods, 2)  # the target stands below the reference
+    figure, axes = plt.subplots(rows, shown + 2, figsize=(1.6 * (shown + 2), 2.1 * rows + 0.5), squeeze=False)
+    for axis in axes.flat:
+        _show(axis, None)
+    for axis, picture, name in zip(axes[:, 0], (example.reference, example.target), ("reference", "target"),
+                                   strict=False):  # fmt: skip
+        _frame(axis, picture, name)
+    for line, (label, found) in zip(axes[:, 1:], example.answers.items(), strict=False):
+        line[0].text(1, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=10)
+        for axis, answer in zip(line[1:], found, strict=True):
+            _frame(axis, answer.picture, answer.mark, right=answer.right)
+    figure.suptitle(textwrap.fill(example.title, 90), fontsize=12, parse_math=False)  # a caption may hold a $
+    figure.tight_layout(h_pad=0.5, w_pad=0.3)
+    plt.close(figure)
+    return figure
+
+
+def _frame(axis, picture: Picture, below: str, right: bool = False) -> None:
+    axis.set_frame_on(True)
+    _show(axis, picture)
+    axis.set_xlabel(below, fontsize=10)
+    for side in axis.spines.values():
+        side.set(color="#009e73" if right else "0.8", linewidth=5 if right else 1)
 
 
 def method_bars(table: pd.DataFrame, title: str) -> Figure:
