@@ -4,7 +4,7 @@ import pytest
 
 from tmcir_lite.datasets import Triplet
 from tmcir_lite.garments import Garment
-from tmcir_lite.intent import intent
+from tmcir_lite.intent import intent, verdict
 
 REFERENCE = Garment("tee", "red", "blue", "solid", "short", "medium", "round", "none")
 TARGET = dataclasses.replace(REFERENCE, colour="green", sleeves="long")
@@ -35,3 +35,10 @@ def test_one_answer_by_hand(answer, expected):
 def test_is_averaged_over_queries():
     measures = intent([TRIPLET] * 4, ["target", "reference", "half", "forgets"], KNOWN)
     assert measures == pytest.approx({"changed": 62.5, "kept": 87.5, "visual bias": 50, "text bias": 25})
+
+
+def test_verdict_names_what_was_asked_missed_and_lost():
+    assert verdict(*(KNOWN[name] for name in ("reference", "target", "both"))) == (
+        ("colour", "sleeves"), ("sleeves",), ("graphic",)
+    )  # fmt: skip
+    assert verdict(REFERENCE, TARGET, TARGET) == (("colour", "sleeves"), (), ())

@@ -3,7 +3,6 @@
 import dataclasses
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -14,11 +13,13 @@ from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import weighted_sum
 from tmcir_lite.config import Config
 from tmcir_lite.datasets import Split, Triplet, protocol
-from tmcir_lite.evaluation import target_ranks, top
+from tmcir_lite.examples import Example, choose, example, find
 from tmcir_lite.features import encode_captions, encode_images, encode_queries, encode_texts, joined
 from tmcir_lite.garments import ATTRIBUTES, VALUES, describe, other_values
-from tmcir_lite.stages import Data, known_attributes, load_aligned, load_trained, tune_weight
+from tmcir_lite.stages import Data, _known_garments, known_attributes, load_aligned, load_trained, tune_weight
 from tmcir_lite.transforms import pixels
+
+OURS = "TMCIR"
 
 
 def attribute_confusions(backbone: Backbone, split: Split, count: int, seed: int = 0) -> dict[str, pd.DataFrame]:
@@ -58,32 +59,24 @@ def token_cosines(cfg: Config, backbone: Backbone, triplets: Sequence[Triplet], 
     return S[text.mask[:, None, :].expand_as(S)].cpu()
 
 
-def compare_retrievals(cfg: Config, data: Data, count: int, top_k: int):
-    """The queries of one category whose target rank differs most between the tuned weighted sum and TMCIR.
+def compare_retrievals(cfg: Config, data: Data, count: int, top_k: int) -> list[Example]:
+    """Queries of one category, chosen by `examples.choose`, and what each method finds for them.
 
-    The rule: category and protocol are the first of each; `count` queries with the largest ratio of ranks in TMCIR's
-    favour, and `count` in the sum's.
-
-    Returns:
-        A list of (title, rows of pictures, captions, column titles), a method a row, for `viz.picture_rows`.
+    Category and protocol are the first of each.
     """
     category = next(iter(data.val.galleries))
     rules = protocol(data.val, cfg.evaluation.protocols[0], category)
     triplets = [t for t in data.val.triplets if t.category == category]
-    row = {name: index for index, name in enumerate(rules.gallery)}
-    target = torch.tensor([row[t.target_name] for t in triplets])
-    masked = torch.tensor([row[t.reference_name] for t in triplets]) if rules.masked else None
-    found = {}
-    for name, (queries, gallery) in _both_methods(cfg, data, triplets, rules.gallery).items():
-        ranks = target_ranks(queries, gallery, target, masked)
-        found[name] = ranks, top(queries, gallery, top_k, masked)
-    (theirs, _), (ours, _) = found.values()
-    order = (theirs.float() / ours.float()).argsort(descending=True).tolist()
-    chosen = [("TMCIR ranks the target better", order[:count]), ("TMCIR ranks it worse", order[::-1][:count])]
-    return [_panel(title, i, triplets, found, rules.gallery, data.val.images) for title, part in chosen for i in part]
+    found = find(_features(cfg, data, triplets, rules.gallery), triplets, rules, top_k)
+    chosen = choose({method: ranks for method, (ranks, _) in found.items()}, OURS, count)
+    known = _known_garments(data.val)
+    return [example(why, triplets[i], i, found, rules.gallery, data.val, known) for why, i in chosen]
 
 
-def _both_methods(cfg: Config, data: Data, triplets: Sequence[Triplet], names: Sequence[str]):
+def _features(
+    cfg: Config, data: Data, triplets: Sequence[Triplet], names: Sequence[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Method -> features of the queries and of the gallery, the other methods first."""
     images = data.val.images
     paths = [images[name] for name in names]
     aligned, model = load_aligned(cfg), load_trained(cfg)
@@ -93,15 +86,5 @@ def _both_methods(cfg: Config, data: Data, triplets: Sequence[Triplet], names: S
     ours = encode_queries(model, triplets, images, cfg.data.val_captions)
     return {
         "IACMA, sum": (weighted_sum(weight)(references, texts), encode_images(aligned, paths)),
-        "TMCIR": (ours, encode_images(model.backbone, paths)),
+        OURS: (ours, encode_images(model.backbone, paths)),
     }
-
-
-def _panel(title: str, index: int, triplets, found, names, images: dict[str, Path]):
-    triplet, rows, captions = triplets[index], [], []
-    for method, (ranks, best) in found.items():
-        shown = [names[number] for number in best[index].tolist()]
-        rows.append([images[triplet.reference_name], images[triplet.target_name], *(images[name] for name in shown)])
-        captions.append(f"{method}: target at rank {ranks[index].item()}")
-    heading = f"{title}. {' / '.join(triplet.captions)}"
-    return heading, rows, captions, ["reference", "target", *(f"#{k + 1}" for k in range(len(rows[0]) - 2))]

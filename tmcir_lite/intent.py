@@ -8,6 +8,17 @@ from tmcir_lite.garments import ATTRIBUTES, Garment
 MEASURES = ("changed", "kept", "visual bias", "text bias")
 
 
+def verdict(
+    reference: Garment, target: Garment, found: Garment
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """The attributes asked for, those of them that the answer misses, and the others that it does not keep.
+
+    Asked for is what differs between reference and target.
+    """
+    asked, wrong = reference.differences(target), target.differences(found)
+    return asked, tuple(a for a in wrong if a in asked), tuple(a for a in wrong if a not in asked)
+
+
 def intent(triplets: Sequence[Triplet], answers: Sequence[str], known: Mapping[str, Garment]) -> dict[str, float]:
     """What the first answers to some queries make of what was asked, in %, averaged over the queries.
 
@@ -18,7 +29,7 @@ def intent(triplets: Sequence[Triplet], answers: Sequence[str], known: Mapping[s
     - `text bias`: queries with an answer that has all that was asked for, but lost something else: it forgets the
       reference.
 
-    Asked for is what differs between reference and target.
+    `verdict` says what was asked for.
 
     Args:
         answers: for each triplet the name of the image ranked first.
@@ -26,10 +37,7 @@ def intent(triplets: Sequence[Triplet], answers: Sequence[str], known: Mapping[s
     """
     sums = dict.fromkeys(MEASURES, 0.0)
     for triplet, answer in zip(triplets, answers, strict=True):
-        reference, target, found = (known[n] for n in (triplet.reference_name, triplet.target_name, answer))
-        asked = reference.differences(target)
-        wrong = target.differences(found)
-        missed, lost = [a for a in wrong if a in asked], [a for a in wrong if a not in asked]
+        asked, missed, lost = verdict(*(known[n] for n in (triplet.reference_name, triplet.target_name, answer)))
         sums["changed"] += 1 - len(missed) / len(asked)
         sums["kept"] += 1 - len(lost) / (len(ATTRIBUTES) - len(asked))
         sums["visual bias"] += bool(missed) and not lost

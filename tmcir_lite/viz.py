@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from tmcir_lite.atf import Match
+from tmcir_lite.examples import Example
 from tmcir_lite.transforms import load_image
 
 sns.set_theme(context="notebook", style="whitegrid")
@@ -74,18 +75,24 @@ def weight_sweeps(sweeps: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def similarity_map(S: Tensor, words: Sequence[str], patches: Sequence[str] | None = None) -> Figure:
-    """Cosines of visual tokens (rows) and text tokens (columns), N M."""
-    tall = 0.42 * len(S) if patches else 4.2
-    figure, axis = plt.subplots(figsize=(max(4.5, 0.62 * len(words)), max(2.6, tall)))
-    labels = {"xticklabels": list(words), "yticklabels": list(patches) if patches else 8}
-    bar = {"label": "cosine"}
-    sns.heatmap(
-        S.numpy(), cmap="vlag", vmin=-1, vmax=1, annot=bool(patches), fmt=".2f", ax=axis, cbar_kws=bar, **labels
-    )
-    axis.set(xlabel="text tokens", ylabel="visual tokens")
-    axis.tick_params(axis="x", rotation=60)
-    axis.tick_params(axis="y", rotation=0)
+def similarity_maps(maps: Mapping[str, Tensor], columns: Sequence[str], rows: Sequence[str] | None = None) -> Figure:
+    """Cosines, R C each, side by side in the same colours; with names of the rows the numbers are written as well.
+
+    Args:
+        maps: title -> cosines, such as of visual tokens (rows) and text tokens (columns).
+    """
+    tall = 0.42 * len(rows) + 1.2 if rows else 4.4
+    figure, axes = plt.subplots(1, len(maps), figsize=(max(4.5, 0.58 * len(columns) + 1.5) * len(maps), max(2.6, tall)),
+                                squeeze=False)  # fmt: skip
+    strongest = max(S.abs().max().item() for S in maps.values())
+    for axis, (title, S) in zip(axes[0], maps.items(), strict=True):
+        sns.heatmap(S.numpy(), cmap="vlag", vmin=-strongest, vmax=strongest, annot=bool(rows), fmt=".2f", ax=axis,
+                    annot_kws={"fontsize": 9}, cbar_kws={"label": "cosine"}, xticklabels=list(columns),
+                    yticklabels=list(rows) if rows else 8)  # fmt: skip
+        axis.set_title(title, fontsize=11)
+        axis.set_ylabel("" if rows else "patch")
+        axis.tick_params(axis="x", rotation=60)
+        axis.tick_params(axis="y", rotation=0)
     figure.tight_layout()
     plt.close(figure)
     return figure
@@ -103,28 +110,72 @@ def cosine_spread(groups: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def merge_map(picture: Image.Image, grid: tuple[int, int], match: Match, words: Sequence[str], row: int = 0) -> Figure:
-    """The reference image with the words written on the patches that they merged into; below it, the kept words."""
-    figure, axis = plt.subplots(figsize=(4.6, 5.0))
-    _show(axis, picture)
-    height, width = picture.height / grid[0], picture.width / grid[1]
-    merged, kept = match.merged[row], match.kept[row]
-    positions = merged.nonzero().flatten().tolist() + kept.nonzero().flatten().tolist()
-    word_at = dict(zip(sorted(positions), words, strict=True))
-    by_patch: dict[int, list[str]] = {}
-    for token in merged.nonzero().flatten().tolist():
-        by_patch.setdefault(match.index[row, token].item(), []).append(word_at[token])
-    for patch, said in by_patch.items():
-        x, y = patch % grid[1] * width - 0.5, patch // grid[1] * height - 0.5
-        axis.add_patch(plt.Rectangle((x, y), width, height, fill=False, edgecolor="white", linewidth=2))
-        label = textwrap.fill(" ".join(said), 16)
-        axis.text(x + width / 2, y + height / 2, label, ha="center", va="center", fontsize=8, color="white",
-                  bbox={"facecolor": "black", "alpha": 0.65, "pad": 1.5, "linewidth": 0})  # fmt: skip
-    unmerged = " ".join(word_at[token] for token in kept.nonzero().flatten().tolist()) or "none"
-    axis.set_xlabel(textwrap.fill(f"kept as tokens of their own: {unmerged}", 44), fontsize=10)
+def merge_maps(
+    pictures: Sequence[Image.Image], grid: tuple[int, int], match: Match, words: Sequence[Sequence[str]]
+) -> Figure:
+    """Reference images, a number on each patch that words merged into; below, which words, and which were kept.
+
+    Args:
+        pictures: what the encoder sees of each query's reference.
+        grid: rows and columns of patches.
+        match: of the same queries, in a batch.
+        words: of each query, as `Backbone.words` gives them.
+    """
+    figure, axes = plt.subplots(1, len(pictures), figsize=(3.1 * len(pictures), 5.4), squeeze=False)
+    for row, (axis, picture) in enumerate(zip(axes[0], pictures, strict=True)):
+        _show(axis, picture)
+        into, kept = _merged_words(match, row, words[row])
+        height, width = picture.height / grid[0], picture.width / grid[1]
+        for number, patch in enumerate(into, 1):
+            x, y = patch % grid[1] * width - 0.5, patch // grid[1] * height - 0.5
+            axis.add_patch(plt.Rectangle((x, y), width, height, fill=False, edgecolor="white", linewidth=2))
+            axis.text(x + width / 2, y + height / 2, number, ha="center", va="center", fontsize=10, color="white",
+                      bbox={"facecolor": "black", "pad": 1.5, "linewidth": 0})  # fmt: skip
+        lines = [f"{number}: {', '.join(said)}" for number, said in enumerate(into.values(), 1)]
+        lines.append(f"kept: {', '.join(kept) or 'none'}")
+        text = "\n".join(textwrap.fill(line, 28, subsequent_indent="    ") for line in lines)
+        axis.text(0, -0.04, text, transform=axis.transAxes, ha="left", va="top", fontsize=11, parse_math=False)
     figure.tight_layout()
     plt.close(figure)
     return figure
+
+
+def _merged_words(match: Match, row: int, words: Sequence[str]) -> tuple[dict[int, list[str]], list[str]]:
+    """Patch -> the words of one query that merged into it, patches from the top left; and the words that were kept."""
+    merged, kept = (where[row].nonzero().flatten().tolist() for where in (match.merged, match.kept))
+    word_at = dict(zip(sorted(merged + kept), words, strict=True))
+    into: dict[int, list[str]] = {}
+    for token in merged:
+        into.setdefault(match.index[row, token].item(), []).append(word_at[token])
+    return dict(sorted(into.items())), [word_at[token] for token in kept]
+
+
+def retrievals(example: Example) -> Figure:
+    """One query: at the left its reference and its target, then a row a method; the target is framed green."""
+    methods, shown = len(example.answers), max(len(found) for found in example.answers.values())
+    rows = max(methods, 2)  # the target stands below the reference
+    figure, axes = plt.subplots(rows, shown + 2, figsize=(1.6 * (shown + 2), 2.1 * rows + 0.5), squeeze=False)
+    for axis in axes.flat:
+        _show(axis, None)
+    for axis, picture, name in zip(axes[:, 0], (example.reference, example.target), ("reference", "target"),
+                                   strict=False):  # fmt: skip
+        _frame(axis, picture, name)
+    for line, (label, found) in zip(axes[:, 1:], example.answers.items(), strict=False):
+        line[0].text(1, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=10)
+        for axis, answer in zip(line[1:], found, strict=True):
+            _frame(axis, answer.picture, answer.mark, right=answer.right)
+    figure.suptitle(textwrap.fill(example.title, 90), fontsize=12, parse_math=False)  # a caption may hold a $
+    figure.tight_layout(h_pad=0.5, w_pad=0.3)
+    plt.close(figure)
+    return figure
+
+
+def _frame(axis, picture: Picture, below: str, right: bool = False) -> None:
+    axis.set_frame_on(True)
+    _show(axis, picture)
+    axis.set_xlabel(below, fontsize=10)
+    for side in axis.spines.values():
+        side.set(color="#009e73" if right else "0.8", linewidth=5 if right else 1)
 
 
 def method_bars(table: pd.DataFrame, title: str) -> Figure:

@@ -1,0 +1,74 @@
+"""What the notebooks show of training, on the tiny run and by hand."""
+
+import pytest
+import torch
+from PIL import Image
+
+from tmcir_lite import change_analysis, stages, viz
+from tmcir_lite.atf import Match
+from tmcir_lite.tmcir import build_tmcir
+
+
+@pytest.fixture(scope="module")
+def data(cfg):
+    return stages.prepare_data(cfg)
+
+
+@pytest.fixture(scope="module")
+def start(cfg):
+    return stages.load_start(cfg)
+
+
+def test_pairs_are_of_triplets_kept_aside(cfg, data):
+    triplets, pictures = change_analysis.heldout_pairs(cfg, data, 3)
+    held = {triplet.id for triplet in data.held}
+    assert len(triplets) == 3
+    assert [picture.name for picture in pictures] == [f"{t.id}.png" for t in triplets]
+    assert {t.id for t in triplets} <= held
+
+
+def test_pairs_of_real_pictures_are_the_targets(cfg, data):
+    real = cfg.model_copy(update={"iacma": cfg.iacma.model_copy(update={"images": "real"})})
+    triplets, pictures = change_analysis.heldout_pairs(real, data, 3)
+    assert pictures == [data.train.images[t.target_name] for t in triplets]
+
+
+def test_a_pair_of_real_pictures_has_the_targets_cosine(cfg, data, start):
+    triplets = data.held[:4]
+    targets = [data.train.images[t.target_name] for t in triplets]
+    row = change_analysis.text_cosines(cfg, data, start, triplets, targets)
+    S = change_analysis.pair_similarity(cfg, start, triplets, targets)
+    assert row["paired picture, its text"] == pytest.approx(row["target, text"])
+    assert row["paired picture, another's text"] == pytest.approx(((S.sum() - S.trace()) / 12).item(), abs=1e-6)
+
+
+def test_token_similarity_has_a_row_a_patch_and_a_column_a_word(cfg, data, start):
+    triplet = data.val.triplets[0]
+    S = change_analysis.token_similarity(cfg, start, triplet, data.val)
+    (text,) = change_analysis.joined([triplet], cfg.data.val_captions)
+    assert S.shape == (16, len(start.words(text)))
+    viz.similarity_maps({"one": S, "two": S}, start.words(text))
+
+
+@pytest.mark.parametrize(("threshold", "share"), [(0.0, 1), (2.0, 0)])
+def test_before_training_the_query_is_the_sum_whatever_merges(cfg, data, start, threshold, share):
+    model = build_tmcir(start, cfg.atf.model_copy(update={"threshold": threshold}), text_weight=0.3)
+    facts = change_analysis.fusion_facts(cfg, model, data.val.triplets[:5], data.val)
+    assert facts["cosine with the sum"].tolist() == pytest.approx([1] * 5)
+    assert facts["merged"].tolist() == (share * facts["words"]).tolist()
+    assert (facts["patches"] <= facts["merged"]).all()
+    assert (facts["patches"] > 0).all() == bool(share)
+
+
+def test_merge_map_numbers_patches_and_names_their_words():
+    """The fourth slot is padding; "is" is kept, "red" goes to patch 2, "dress" and "now" to patch 0."""
+    match = Match(
+        index=torch.tensor([[2, 1, 0, 3, 0]]),
+        score=torch.zeros(1, 5),
+        merged=torch.tensor([[True, False, True, False, True]]),
+        kept=torch.tensor([[False, True, False, False, False]]),
+    )
+    figure = viz.merge_maps([Image.new("RGB", (4, 4))], (2, 2), match, [["red", "is", "dress", "now"]])
+    first, second, legend = (text.get_text() for text in figure.axes[0].texts)
+    assert (first, second) == ("1", "2")
+    assert legend == "1: dress, now\n2: red\nkept: is"

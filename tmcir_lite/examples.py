@@ -1,0 +1,120 @@
+"""Retrieval examples as in the paper's Fig. 2: the same queries for several methods, chosen by rule and not by hand."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tmcir_lite.datasets import Protocol, Split, Triplet
+from tmcir_lite.evaluation import target_ranks, top
+from tmcir_lite.garments import ATTRIBUTES, Garment
+from tmcir_lite.intent import verdict
+
+
+class Found(NamedTuple):
+    """What a method finds for Q queries."""
+
+    ranks: Tensor
+    """Q, the rank of the target, from 1."""
+    top: Tensor
+    """Q k, rows of the gallery, best first."""
+
+
+class Answer(NamedTuple):
+    """One picture that a method finds."""
+
+    picture: Path
+    right: bool
+    """Whether it is the target."""
+    mark: str
+    """What it changes and keeps; empty where the pictures' attributes are not known."""
+
+
+class Example(NamedTuple):
+    """One query and what each method finds for it."""
+
+    title: str
+    reference: Path
+    target: Path
+    answers: dict[str, list[Answer]]
+    """What to write beside a row -> its answers, best first."""
+
+
+def find(
+    features: Mapping[str, tuple[Tensor, Tensor]], triplets: Sequence[Triplet], rules: Protocol, k: int
+) -> dict[str, Found]:
+    """What each method finds for `triplets` under a protocol's rules.
+
+    Args:
+        features: method -> query features Q D in the order of `triplets`, gallery features G D in that of the gallery.
+        k: pictures to show for each query.
+
+    Raises:
+        InputError: as `evaluation.target_ranks` and `evaluation.top`.
+    """
+    row = {name: index for index, name in enumerate(rules.gallery)}
+    target = torch.tensor([row[t.target_name] for t in triplets])
+    masked = torch.tensor([row[t.reference_name] for t in triplets]) if rules.masked else None
+    return {
+        method: Found(target_ranks(queries, gallery, target, masked), top(queries, gallery, k, masked))
+        for method, (queries, gallery) in features.items()
+    }
+
+
+def choose(ranks: Mapping[str, Tensor], ours: str, count: int) -> list[tuple[str, int]]:
+    """Which queries to show: `count` where we improve most on the others, `count` where we lose most, one easy one.
+
+    Better and worse are by the ratio of our rank to the best of the others'; of equals the first in file order. The
+    easy one is the first whose target every method ranks first. A kind without queries is left out.
+
+    Args:
+        ranks: method -> Q, the target's rank from 1; `ours` and at least one other.
+
+    Returns:
+        (why it is shown, query index); no query stands twice.
+    """
+    best = torch.stack([ranks[name] for name in ranks if name != ours]).min(dim=0).values
+    ratio = best.double() / ranks[ours]
+    better = [i for i in ratio.argsort(descending=True, stable=True).tolist() if ratio[i] > 1]
+    worse = [i for i in ratio.argsort(stable=True).tolist() if ratio[i] < 1]
+    easy = [i for i in range(len(ratio)) if best[i] == 1 and all(found[i] == 1 for found in ranks.values())]
+    kinds = [(f"{ours} ranks the target better", better[:count]), (f"{ours} ranks it worse", worse[:count]),
+             ("All rank it first", easy[:1])]  # fmt: skip
+    return [(reason, index) for reason, chosen in kinds for index in chosen]
+
+
+def example(
+    reason: str, triplet: Triplet, index: int, found: Mapping[str, Found], gallery: Sequence[str], split: Split,
+    known: Mapping[str, Garment] | None,
+) -> Example:  # fmt: skip
+    """What to draw of one query.
+
+    Args:
+        index: the query's row in `found`.
+        gallery: image names, in the order of the rows that `Found.top` holds.
+        known: image name -> the garment it shows, where this is known.
+    """
+
+    def answer(name: str) -> Answer:
+        return Answer(split.images[name], name == triplet.target_name, mark(triplet, name, known))
+
+    return Example(
+        f"{reason}: “{' / '.join(triplet.captions)}”",
+        split.images[triplet.reference_name],
+        split.images[triplet.target_name],
+        {
+            f"{method}\ntarget at rank {ranks[index].item()}": [answer(gallery[row]) for row in best[index].tolist()]
+            for method, (ranks, best) in found.items()
+        },
+    )
+
+
+def mark(triplet: Triplet, answer: str, known: Mapping[str, Garment] | None) -> str:
+    """How many of the asked-for attributes an answer has, and how many of the others are still the reference's."""
+    if known is None:
+        return ""
+    asked, missed, lost = verdict(*(known[name] for name in (triplet.reference_name, triplet.target_name, answer)))
+    rest = len(ATTRIBUTES) - len(asked)
+    return f"changed {len(asked) - len(missed)}/{len(asked)}\nkept {rest - len(lost)}/{rest}"
