@@ -6,7 +6,7 @@ from PIL import Image
 
 from tmcir_lite import change_analysis, stages, viz
 from tmcir_lite.atf import Match
-from tmcir_lite.tmcir import build_tmcir
+from tmcir_lite.composed import Composed, build_fusion
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_token_similarity_has_a_row_a_patch_and_a_column_a_word(cfg, data, start
 
 @pytest.mark.parametrize(("threshold", "share"), [(0.0, 1), (2.0, 0)])
 def test_before_training_the_query_is_the_sum_whatever_merges(cfg, data, start, threshold, share):
-    model = build_tmcir(start, cfg.atf.model_copy(update={"threshold": threshold}), text_weight=0.3)
+    model = Composed(start, build_fusion(start, cfg.atf.model_copy(update={"threshold": threshold}), text_weight=0.3))
     facts = change_analysis.fusion_facts(cfg, model, data.val.triplets[:5], data.val)
     assert facts["cosine with the sum"].tolist() == pytest.approx([1] * 5)
     assert facts["merged"].tolist() == (share * facts["words"]).tolist()

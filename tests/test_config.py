@@ -94,7 +94,7 @@ def test_unknown_profile_lists_the_known_ones():
         ("iacma.lr=.nan", ["iacma.lr", "finite"]),
         ("iacma.epochs=2.0", ["iacma.epochs", "2.0 (float)", "integer"]),
         ("iacma.epochs=true", ["iacma.epochs", "True (bool)", "integer"]),
-        ("iacma.epochs=-1", ["iacma.epochs", "0", "greater than or equal to 1"]),
+        ("iacma.epochs=-1", ["iacma.epochs", "-1", "greater than or equal to 0"]),
         ("iacma.batch=1", ["iacma.batch", "greater than or equal to 2"]),
         ("data.heldout=1.5", ["data.heldout", "less than 1"]),
         ("data.skip_missing=1", ["data.skip_missing", "1 (int)", "boolean"]),

@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     circo = commands.add_parser("circo", help="mAP on CIRCO's val split, and the file for its test server")
     circo.add_argument("--run", required=True, metavar="FOLDER", help="a finished run, such as runs/cirr")
     circo.add_argument("--root", default="data/circo", help="CIRCO's folder (default: data/circo)")
+    study = commands.add_parser("study", help="methods, ablations and sweeps (data/study.yaml), several seeds")
+    study.add_argument("--config", default="lite", help="a profile in notebooks/params, or a .yaml file")
+    study.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
+    study.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 1 2 3 4)")
+    study.add_argument("--parts", nargs="+", default=[], help="parts of the plan (default: all)")
+    study.add_argument("--out", default="data/results", help="where the tables go (default: data/results)")
     commands.add_parser("notebooks", help="execute the committed notebooks in place; keep the results in data/results")
     return parser
 
@@ -138,6 +144,14 @@ def _circo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _study(options: argparse.Namespace) -> int:
+    from tmcir_lite.files import resolve
+    from tmcir_lite.study import run_study
+
+    run_study(options.config, options.set, options.seeds, options.parts, resolve(options.out))
+    return 0
+
+
 def _stage(options: argparse.Namespace) -> int:
     from importlib import import_module
 
@@ -160,6 +174,7 @@ _COMMANDS = {
     "rehearse": _rehearse,
     "search": _search,
     "circo": _circo,
+    "study": _study,
 }
 
 if __name__ == "__main__":

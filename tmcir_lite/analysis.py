@@ -10,13 +10,12 @@ from torch import Tensor
 
 from tmcir_lite.atf import similarity
 from tmcir_lite.backbone import Backbone
-from tmcir_lite.baselines import weighted_sum
 from tmcir_lite.config import Config
 from tmcir_lite.datasets import Split, Triplet, protocol
 from tmcir_lite.examples import Example, choose, example, find
-from tmcir_lite.features import encode_captions, encode_images, encode_queries, encode_texts, joined
+from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
 from tmcir_lite.garments import ATTRIBUTES, VALUES, describe, other_values
-from tmcir_lite.stages import Data, _known_garments, known_attributes, load_aligned, load_trained, tune_weight
+from tmcir_lite.stages import Data, known_attributes, known_garments, load_clip4cir, load_trained, load_trained_pic2word
 from tmcir_lite.transforms import pixels
 
 OURS = "TMCIR"
@@ -69,7 +68,7 @@ def compare_retrievals(cfg: Config, data: Data, count: int, top_k: int) -> list[
     triplets = [t for t in data.val.triplets if t.category == category]
     found = find(_features(cfg, data, triplets, rules.gallery), triplets, rules, top_k)
     chosen = choose({method: ranks for method, (ranks, _) in found.items()}, OURS, count)
-    known = _known_garments(data.val)
+    known = known_garments(data.val)
     return [example(why, triplets[i], i, found, rules.gallery, data.val, known) for why, i in chosen]
 
 
@@ -77,14 +76,12 @@ def _features(
     cfg: Config, data: Data, triplets: Sequence[Triplet], names: Sequence[str]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Method -> features of the queries and of the gallery, the other methods first."""
-    images = data.val.images
-    paths = [images[name] for name in names]
-    aligned, model = load_aligned(cfg), load_trained(cfg)
-    weight = tune_weight(cfg, aligned, data)[0]
-    references = encode_images(aligned, [images[t.reference_name] for t in triplets])
-    texts = encode_captions(aligned, triplets, cfg.data.val_captions)
-    ours = encode_queries(model, triplets, images, cfg.data.val_captions)
+    paths = [data.val.images[name] for name in names]
+    models = {"CLIP4Cir": load_clip4cir(cfg)[1], "Pic2Word": load_trained_pic2word(cfg), OURS: load_trained(cfg)}
     return {
-        "IACMA, sum": (weighted_sum(weight)(references, texts), encode_images(aligned, paths)),
-        OURS: (ours, encode_images(model.backbone, paths)),
+        name: (
+            encode_queries(model, triplets, data.val.images, cfg.data.val_captions),
+            encode_images(model.backbone, paths),
+        )
+        for name, model in models.items()
     }

@@ -138,6 +138,20 @@ def merge(V: Tensor, T: Tensor, match: Match) -> Fused:
     return Fused(torch.cat([merged, T], dim=1), torch.cat([visual_mask, match.kept], dim=1), match)
 
 
+def pack(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Valid tokens first, in their order, in as many slots as the fullest row needs: what was merged costs nothing.
+
+    Args:
+        tokens: B L D.
+        mask: B L bool.
+
+    Returns:
+        B L' D and B L', with L' <= L.
+    """
+    order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]
+    return tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])), mask.gather(1, order)
+
+
 def pool(tokens: Tensor, mask: Tensor, query: Tensor | None = None) -> Tensor:
     """Attention pooling with one learned query; without a query, the mean of the valid tokens (our reading).
 
@@ -285,8 +299,9 @@ class ATF(nn.Module):
             InputError: shapes that do not fit each other or this module.
         """
         fused = self.fuse(image_tokens, text_tokens, text_mask)
-        f = self.norm(self.block(fused.tokens, src_key_padding_mask=~fused.mask))
-        return self.head(pool(f, fused.mask, self.pool_query), image_pooled, text_pooled)
+        tokens, mask = pack(fused.tokens, fused.mask)
+        f = self.norm(self.block(tokens, src_key_padding_mask=~mask))
+        return self.head(pool(f, mask, self.pool_query), image_pooled, text_pooled)
 
     def _check(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> None:
         batch, num_visual = image_tokens.shape[:2]

@@ -13,17 +13,16 @@ from tmcir_lite.analysis import token_cosines
 from tmcir_lite.atf import Fused, Match
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import weighted_sum
+from tmcir_lite.composed import Composed
 from tmcir_lite.config import Config
 from tmcir_lite.datasets import Split, Triplet
 from tmcir_lite.features import encode_captions, encode_images, encode_queries, joined
-from tmcir_lite.stages import Data, _iacma_images, sample
-from tmcir_lite.tmcir import Tmcir
-from tmcir_lite.transforms import pixels
+from tmcir_lite.stages import Data, iacma_images, sample
 
 
 def heldout_pairs(cfg: Config, data: Data, count: int, seed: int = 0) -> tuple[list[Triplet], list[Path]]:
     """Some held-out triplets, and the picture that IACMA would pair with the text of each (it learned from none)."""
-    images = _iacma_images(cfg, data)
+    images = iacma_images(cfg, data)
     triplets = sample([triplet for triplet in data.held if triplet.id in images], count, seed)
     return triplets, [images[triplet.id] for triplet in triplets]
 
@@ -55,7 +54,7 @@ def token_similarity(cfg: Config, backbone: Backbone, triplet: Triplet, split: S
 
 
 @torch.no_grad()
-def fusion_facts(cfg: Config, model: Tmcir, triplets: Sequence[Triplet], split: Split) -> pd.DataFrame:
+def fusion_facts(cfg: Config, model: Composed, triplets: Sequence[Triplet], split: Split) -> pd.DataFrame:
     """What the fusion does to each query, a row each.
 
     Returns:
@@ -66,11 +65,11 @@ def fusion_facts(cfg: Config, model: Tmcir, triplets: Sequence[Triplet], split: 
     references = [split.images[t.reference_name] for t in triplets]
     match = fuse_queries(cfg, model, triplets, split).match
     words, patches = match.merged | match.kept, F.one_hot(match.index, model.fusion.num_visual).bool()
-    weight = 0.5 if model.fusion.text_weight is None else model.fusion.text_weight
+    weight = 0.5 if model.fusion.head.text_weight is None else model.fusion.head.text_weight
     sums = weighted_sum(weight)(
         encode_images(model.backbone, references), encode_captions(model.backbone, triplets, cfg.data.val_captions)
     )
-    queries = encode_queries(model.backbone, model.query, triplets, split.images, cfg.data.val_captions)
+    queries = encode_queries(model, triplets, split.images, cfg.data.val_captions)
     taken = (patches & match.merged.unsqueeze(-1)).any(dim=1).sum(dim=1)
     return pd.DataFrame({"words": words.sum(dim=1).tolist(), "merged": match.merged.sum(dim=1).tolist(),
                          "patches": taken.tolist(),
@@ -78,9 +77,9 @@ def fusion_facts(cfg: Config, model: Tmcir, triplets: Sequence[Triplet], split: 
 
 
 @torch.no_grad()
-def fuse_queries(cfg: Config, model: Tmcir, triplets: Sequence[Triplet], split: Split) -> Fused:
+def fuse_queries(cfg: Config, model: Composed, triplets: Sequence[Triplet], split: Split) -> Fused:
     """The fused tokens of some queries, and what merged with what, on the CPU."""
     device, backbone = next(model.parameters()).device, model.backbone
-    references = pixels([split.images[t.reference_name] for t in triplets], backbone.transform).to(device)
+    references = backbone.load([split.images[t.reference_name] for t in triplets]).to(device)
     tokens, mask, match = model.fuse(references, backbone.tokenize(joined(triplets, cfg.data.val_captions)).to(device))
     return Fused(tokens.cpu(), mask.cpu(), Match(*(part.cpu() for part in match)))

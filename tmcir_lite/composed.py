@@ -10,6 +10,7 @@ from tmcir_lite.atf import ATF, Fused
 from tmcir_lite.backbone import Backbone, load_backbone
 from tmcir_lite.config import Atf
 from tmcir_lite.files import atomic
+from tmcir_lite.frozen import Frozen
 from tmcir_lite.losses import Contrastive
 from tmcir_lite.rivals import CrossAttention
 from tmcir_lite.training import decay_groups, load_weights
@@ -23,7 +24,7 @@ class Composed(Contrastive):
             features B D: `ATF`, or a rival's (`rivals.py`).
     """
 
-    def __init__(self, backbone: Backbone, fusion: nn.Module):
+    def __init__(self, backbone: Backbone | Frozen, fusion: nn.Module):
         super().__init__(backbone)
         self.fusion = fusion
         if hasattr(fusion, "logit_scale") and isinstance(backbone, Backbone):
@@ -53,7 +54,7 @@ class Composed(Contrastive):
         return [*decay_groups(self.backbone, weight_decay, lr), *decay_groups(self.fusion, weight_decay, fusion_lr)]
 
     def save(self, folder: Path) -> None:
-        """Writes a folder that `load_composed` reads: an open_clip model and the fusion's weights."""
+        """Writes a folder that `load_composed` reads: the fusion's weights and, if trained, an open_clip model."""
         self.backbone.save(folder)
         with atomic(Path(folder) / _FUSION) as path:
             save_file({name: t.detach().contiguous() for name, t in self.fusion.state_dict().items()}, path)
@@ -74,16 +75,19 @@ def build_fusion(backbone: Backbone, settings: Atf, text_weight: float = 0.5) ->
     )  # fmt: skip
 
 
-def load_composed(folder: Path, build: Callable[[Backbone], nn.Module], target_pad: float) -> Composed:
+def load_composed(
+    folder: Path, build: Callable[[Backbone], nn.Module], target_pad: float, backbone: Backbone | Frozen | None = None
+) -> Composed:
     """Loads what `Composed.save` wrote.
 
     Args:
         build: a backbone -> the fusion that takes the weights.
+        backbone: the one that was not trained with the fusion; None: the folder holds one that was.
 
     Raises:
         InputError: files are missing or belong to another architecture.
     """
-    backbone = load_backbone(f"local-dir:{folder}", target_pad=target_pad)
+    backbone = backbone or load_backbone(f"local-dir:{folder}", target_pad=target_pad)
     model = Composed(backbone, build(backbone))
     load_weights(model.fusion, Path(folder) / _FUSION)
     return model.eval()

@@ -184,27 +184,52 @@ def evaluate_split(
     return table[["layout", "protocol", *table.columns.drop(["layout", "protocol"])]]
 
 
+def answers(
+    query_features: Tensor, gallery_names: Sequence[str], gallery_features: Tensor, split: Split, name: str
+) -> tuple[Tensor, list[str]]:
+    """For each triplet of a split the rank of its target, and the name of the image ranked first, under one protocol.
+
+    Arguments and errors are those of `evaluate_split`.
+    """
+    row_of = _positions(gallery_names, "the gallery features")
+    ranks, first = torch.empty(len(split.triplets), dtype=torch.long), [""] * len(split.triplets)
+    for category in split.galleries:
+        chosen = [i for i, triplet in enumerate(split.triplets) if triplet.category == category]
+        triplets, rules = [split.triplets[i] for i in chosen], protocol(split, name, category)
+        images, queries = gallery_features[_rows(rules.gallery, row_of, "the gallery features")], query_features[chosen]
+        ranks[chosen] = target_ranks(queries, images, *_places(triplets, rules))
+        for i, found in zip(chosen, _answers(queries, images, triplets, rules, CHUNK), strict=True):
+            first[i] = found
+    return ranks, first
+
+
 def _recalls(
     queries: Tensor, gallery: Tensor, triplets: list[Triplet], rules: Protocol, recall_at: Sequence[int], chunk: int
 ) -> dict[str, float]:
+    target, masked = _places(triplets, rules)
+    ranks = target_ranks(queries, gallery, target, masked, chunk)
+    numbers = {f"R@{k}": recall(ranks, k) for k in recall_at}
+    if any(triplet.group_members for triplet in triplets):
+        row_of = _positions(rules.gallery, "the gallery")
+        ranks = subset_ranks(queries, gallery, target, _subsets(triplets, row_of), chunk)
+        numbers |= {f"Rs@{k}": recall(ranks, k) for k in SUBSET_RECALL_AT}
+    return numbers
+
+
+def _places(triplets: list[Triplet], rules: Protocol) -> tuple[Tensor, Tensor | None]:
+    """Rows in the gallery: of the targets, and of the references if they are masked."""
     row_of = _positions(rules.gallery, "the gallery")
     for triplet in triplets:
         if triplet.target_name is None:
             raise InputError(f"triplet {triplet.id}: its target is not public, so it has no recall; evaluate val")
     target = _rows([triplet.target_name for triplet in triplets], row_of, "the gallery")
     masked = _rows([triplet.reference_name for triplet in triplets], row_of, "the gallery") if rules.masked else None
-    ranks = target_ranks(queries, gallery, target, masked, chunk)
-    numbers = {f"R@{k}": recall(ranks, k) for k in recall_at}
-    if any(triplet.group_members for triplet in triplets):
-        ranks = subset_ranks(queries, gallery, target, _subsets(triplets, row_of), chunk)
-        numbers |= {f"Rs@{k}": recall(ranks, k) for k in SUBSET_RECALL_AT}
-    return numbers
+    return target, masked
 
 
 def _answers(queries: Tensor, gallery: Tensor, triplets: list[Triplet], rules: Protocol, chunk: int) -> list[str]:
     """The name of the image that is ranked first for each query."""
-    row_of = {name: row for row, name in enumerate(rules.gallery)}
-    masked = _rows([t.reference_name for t in triplets], row_of, "the gallery") if rules.masked else None
+    _, masked = _places(triplets, rules)
     return [rules.gallery[row] for row in top(queries, gallery, 1, masked, chunk).flatten().tolist()]
 
 

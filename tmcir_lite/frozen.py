@@ -77,5 +77,4 @@ class Frozen(nn.Module):
         return self.inner.word_width
 
     def save(self, folder: Path) -> None:
-        """As `Backbone.save`."""
-        self.inner.save(folder)
+        """Nothing: it is what it was where it came from."""

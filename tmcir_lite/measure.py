@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from torch import Tensor
 
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import Baseline, image_only, text_only, weighted_sum
@@ -19,7 +20,7 @@ from tmcir_lite.losses import Contrastive
 from tmcir_lite.published import beside_published
 from tmcir_lite.stages import (
     Data,
-    known_attributes,
+    known_garments,
     load_aligned,
     load_clip4cir,
     load_control,
@@ -41,8 +42,8 @@ def evaluate(cfg: Config) -> pd.DataFrame:
         return pd.read_csv(path)
     data = prepare_data(cfg)
     tables = []
-    splits = _val_splits(cfg, data)
-    shown = [_known_garments(split) for split in splits]
+    splits = val_splits(cfg, data)
+    shown = [known_garments(split) for split in splits]
     for backbone, methods in _methods(cfg, data):
         for split, known in zip(splits, shown, strict=True):
             tables += _measure(cfg, split, backbone, methods, known)
@@ -141,33 +142,39 @@ def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]
         yield model.backbone, [Method(name, model)]
 
 
-def _val_splits(cfg: Config, data: Data) -> list[Split]:
+def val_splits(cfg: Config, data: Data) -> list[Split]:
+    """The val splits that a run is measured on."""
     further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
                for other in cfg.data.also_evaluate]  # fmt: skip
     return [data.val, *further]
 
 
-def _known_garments(split: Split) -> dict[str, Garment] | None:
-    attributes = known_attributes(split)
-    return attributes and {name: picture.garment for name, picture in attributes.items()}
-
-
 def _measure(
     cfg: Config, split: Split, backbone: Backbone, methods: list[Method], known: dict[str, Garment] | None
 ) -> Iterator[pd.DataFrame]:
-    names = sorted(split.images)
-    row = {name: index for index, name in enumerate(names)}
-    gallery = encode_images(backbone, [split.images[name] for name in names])
-    references = gallery[[row[triplet.reference_name] for triplet in split.triplets]]
-    texts = encode_captions(backbone, split.triplets, cfg.data.val_captions)
+    names, gallery = gallery_of(split, backbone)
     asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]
-    for method, query, weight in methods:
-        if isinstance(query, Contrastive):
-            queries = encode_queries(query, split.triplets, split.images, cfg.data.val_captions)
-        else:
-            queries = query(references, texts)
+    for method in methods:
+        queries = queries_of(cfg, method, split, backbone, names, gallery)
         table = evaluate_split(
             queries, names, gallery, split, asked, cfg.evaluation.recall_at, cfg.evaluation.chunk, known
-        ).assign(text_weight=weight, skipped=len(split.skipped))
-        table.insert(0, "method", method)
+        ).assign(text_weight=method.text_weight, skipped=len(split.skipped))
+        table.insert(0, "method", method.name)
         yield table
+
+
+def gallery_of(split: Split, backbone: Backbone) -> tuple[list[str], Tensor]:
+    """Names and features, G D, of all pictures of a split."""
+    names = sorted(split.images)
+    return names, encode_images(backbone, [split.images[name] for name in names])
+
+
+def queries_of(
+    cfg: Config, method: Method, split: Split, backbone: Backbone, names: list[str], gallery: Tensor
+) -> Tensor:
+    """Query features of a split's triplets, Q D; the other arguments as `gallery_of` takes and gives them."""
+    if isinstance(method.query, Contrastive):
+        return encode_queries(method.query, split.triplets, split.images, cfg.data.val_captions)
+    row = {name: index for index, name in enumerate(names)}
+    references = gallery[[row[triplet.reference_name] for triplet in split.triplets]]
+    return method.query(references, encode_captions(backbone, split.triplets, cfg.data.val_captions))

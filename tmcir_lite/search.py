@@ -12,7 +12,6 @@ from tmcir_lite.datasets import load_split
 from tmcir_lite.files import InputError, resolve
 from tmcir_lite.retrieval import ExactIndex, FaissIndex, gallery_features
 from tmcir_lite.stages import load_trained
-from tmcir_lite.transforms import load_image
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -42,7 +41,7 @@ def search(
     cfg = finished_run(run)
     if not text.strip():
         raise InputError("search: the text is empty; say what to change, such as 'is red with longer sleeves'")
-    picture, paths = load_image(image), [path for path in _pictures(cfg, gallery) if path != Path(image).resolve()]
+    paths = [path for path in _pictures(cfg, gallery) if path != Path(image).resolve()]
     if len(paths) < k:
         raise InputError(
             f"search: {gallery or 'the val gallery'} has {len(paths)} pictures, fewer than the {k} asked for"
@@ -50,8 +49,8 @@ def search(
     model = load_trained(cfg)
     device = next(model.parameters()).device
     with torch.no_grad():
-        pixels = model.backbone.transform(picture)[None].to(device)
-        query = model.query(pixels, model.backbone.tokenize([text]).to(device)).cpu()
+        reference = model.backbone.load([Path(image)]).to(device)
+        query = model.query(reference, model.backbone.tokenize([text]).to(device)).cpu()
     features = gallery_features(model.backbone, paths, cfg.run_dir / "search")
     rows, cosines = (FaissIndex if faiss else ExactIndex)(features).search(query, k)
     return [Found(paths[row], cosine) for row, cosine in zip(rows[0].tolist(), cosines[0].tolist(), strict=True)]

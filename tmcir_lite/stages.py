@@ -1,5 +1,6 @@
 """The stages of a run. Each reads what the former wrote under the run's folder, and skips what is already there."""
 
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from tmcir_lite.evaluation import recall, target_ranks
 from tmcir_lite.features import encode_captions, encode_images, encode_queries
 from tmcir_lite.files import InputError, resolve, write_json
 from tmcir_lite.frozen import Frozen
-from tmcir_lite.garments import Picture, World, build_world, read_attributes
+from tmcir_lite.garments import Garment, Picture, World, build_world, read_attributes
 from tmcir_lite.iacma import Iacma
 from tmcir_lite.losses import Contrastive
 from tmcir_lite.pic2word import Pic2Word, load_pic2word
@@ -76,7 +77,7 @@ def train_iacma(cfg: Config) -> pd.DataFrame:
     if _is_done(cfg, "iacma", cfg.iacma):
         return read_history(cfg.run_dir / "iacma")
     data, backbone = prepare_data(cfg), load_start(cfg)
-    images = _iacma_images(cfg, data)
+    images = iacma_images(cfg, data) if cfg.iacma.epochs else {}  # without an epoch there is nothing to look at
     kept = [triplet for triplet in data.kept if triplet.id in images]
     model = Iacma(backbone, cfg.iacma.symmetric, cfg.iacma.token_weight)
     columns = {"pseudo_targets": [images[triplet.id] for triplet in kept]}
@@ -106,11 +107,13 @@ def _without_merging(cfg: Config) -> Atf:
 def _train_fusion(cfg: Config, name: str, title: str, settings: Atf) -> pd.DataFrame:
     if _is_done(cfg, name, settings):
         return read_history(cfg.run_dir / name)
-    backbone = load_aligned(cfg)
-    backbone.limit_training(_unlocked(cfg, settings))
+    if settings.encoders == "none":
+        backbone = load_frozen(cfg, aligned=True)
+    else:
+        backbone = load_aligned(cfg)
+        backbone.limit_training(_unlocked(cfg, settings))
     torch.manual_seed(cfg.seed)
-    fusion = build_fusion(backbone, settings, text_weight=_kept_row(cfg)["text_weight"])
-    model = Composed(Frozen(backbone) if settings.encoders == "none" else backbone, fusion)
+    model = Composed(backbone, build_fusion(backbone, settings, start_weight(cfg)))
     groups = model.groups(settings.weight_decay, settings.lr, settings.fusion_lr)
     return _train_composed(cfg, name, title, settings, model, groups)
 
@@ -129,9 +132,9 @@ def train_clip4cir(cfg: Config) -> pd.DataFrame:
         _train_composed(cfg, "clip4cir", "CLIP4Cir", cfg.clip4cir, model, groups)
     if _is_done(cfg, "combiner", cfg.combiner):
         return read_history(cfg.run_dir / "combiner")
-    backbone = load_composed(cfg.run_dir / "clip4cir" / "model", _sum, cfg.backbone.target_pad).backbone
     torch.manual_seed(cfg.seed)
-    model = Composed(Frozen(backbone.to(pick_device(cfg.device))), Combiner(backbone.dim))
+    backbone = _combined_backbone(cfg)
+    model = Composed(backbone, Combiner(backbone.dim))
     groups = decay_groups(model, cfg.combiner.weight_decay)
     return _train_composed(cfg, "combiner", "Combiner", cfg.combiner, model, groups)
 
@@ -140,13 +143,17 @@ def _sum(backbone: Backbone) -> PooledSum:
     return PooledSum()
 
 
+def _combined_backbone(cfg: Config) -> Frozen:
+    return _frozen(_local(cfg.run_dir / "clip4cir" / "model"), None, cfg.backbone.target_pad, pick_device(cfg.device))
+
+
 def train_pic2word(cfg: Config) -> pd.DataFrame:
     """The rival Pic2Word, on the pictures of the train triplets, in `pic2word/`; returns the history."""
     if _is_done(cfg, "pic2word", cfg.pic2word):
         return read_history(cfg.run_dir / "pic2word")
     data = prepare_data(cfg)
     torch.manual_seed(cfg.seed)
-    model = Pic2Word(Frozen(load_start(cfg)))
+    model = Pic2Word(load_frozen(cfg))
     shown = {n: triplet for triplet in data.kept for n in (triplet.reference_name, triplet.target_name)}
     columns = {"images": [data.train.images[name] for name in shown]}
     groups = decay_groups(model, cfg.pic2word.weight_decay)
@@ -200,8 +207,30 @@ def load_start(cfg: Config) -> Backbone:
 def load_aligned(cfg: Config, last: bool | None = None) -> Backbone:
     """The backbone after IACMA: of its best epoch on held-out train or its last one; None: as `iacma.keep` says."""
     last = cfg.iacma.keep == "last" if last is None else last
-    name = f"local-dir:{cfg.run_dir / 'iacma' / ('model_last' if last else 'model')}"
-    return _ready(cfg, load_backbone(name, target_pad=cfg.backbone.target_pad))
+    return _ready(cfg, load_backbone(_aligned(cfg, last), target_pad=cfg.backbone.target_pad))
+
+
+def load_frozen(cfg: Config, aligned: bool = False) -> Frozen:
+    """The backbone that the run starts from, or the one after IACMA that `iacma.keep` says, not to be trained.
+
+    The latest ones are remembered, with the features of all pictures that they have seen.
+    """
+    name = _aligned(cfg, cfg.iacma.keep == "last") if aligned else cfg.backbone.name
+    pretrained = None if aligned else cfg.backbone.pretrained
+    return _frozen(name, pretrained, cfg.backbone.target_pad, pick_device(cfg.device))
+
+
+@functools.lru_cache(maxsize=2)
+def _frozen(name: str, pretrained: str | None, target_pad: float, device: torch.device) -> Frozen:
+    return Frozen(load_backbone(name, pretrained, target_pad).to(device))
+
+
+def _aligned(cfg: Config, last: bool) -> str:
+    return _local(cfg.run_dir / "iacma" / ("model_last" if last else "model"))
+
+
+def _local(folder: Path) -> str:
+    return f"local-dir:{folder.resolve()}"
 
 
 def _ready(cfg: Config, backbone: Backbone) -> Backbone:
@@ -209,40 +238,49 @@ def _ready(cfg: Config, backbone: Backbone) -> Backbone:
     return backbone.to(pick_device(cfg.device)).eval()
 
 
-def _kept_row(cfg: Config) -> pd.Series:
-    """What IACMA's history says of the epoch that stage 2 starts from."""
+def start_weight(cfg: Config) -> float:
+    """The text's weight in the sum that stage 2 starts from: the best on held-out train after IACMA."""
     history = read_history(cfg.run_dir / "iacma")
     epoch = best_epoch(history) if cfg.iacma.keep == "best" else history["epoch"].max()
-    return history.set_index("epoch").loc[epoch]
+    return float(history.set_index("epoch").loc[epoch, "text_weight"])
 
 
-def load_trained(cfg: Config, last: bool = False) -> Composed:
-    """TMCIR after both stages: the best epoch on held-out train, or the last one."""
-    folder = cfg.run_dir / "atf" / ("model_last" if last else "model")
-    return _load(cfg, folder, lambda backbone: build_fusion(backbone, cfg.atf))
+def load_trained(cfg: Config, backbone: Frozen | None = None) -> Composed:
+    """TMCIR after both stages: the best epoch on held-out train.
+
+    Args:
+        backbone: to be taken where the encoders were not trained with the fusion; None: loaded again.
+    """
+    return _load_fusion(cfg, "atf", cfg.atf, backbone)
 
 
 def load_control(cfg: Config) -> Composed:
     """The control, merging off: its best epoch."""
-    settings = _without_merging(cfg)
-    return _load(cfg, cfg.run_dir / "control" / "model", lambda backbone: build_fusion(backbone, settings))
+    return _load_fusion(cfg, "control", _without_merging(cfg))
+
+
+def _load_fusion(cfg: Config, name: str, settings: Atf, backbone: Frozen | None = None) -> Composed:
+    if settings.encoders == "none":
+        backbone = backbone or load_aligned(cfg)
+    return _load(cfg, name, lambda encoders: build_fusion(encoders, settings), backbone)
 
 
 def load_clip4cir(cfg: Config) -> tuple[Composed, Composed]:
     """CLIP4Cir after its stage 1, and with its Combiner: the best epochs. Their encoders are the same."""
     return (
-        _load(cfg, cfg.run_dir / "clip4cir" / "model", _sum),
-        _load(cfg, cfg.run_dir / "combiner" / "model", lambda backbone: Combiner(backbone.dim)),
+        _load(cfg, "clip4cir", _sum, _combined_backbone(cfg)),
+        _load(cfg, "combiner", lambda backbone: Combiner(backbone.dim), _combined_backbone(cfg)),
     )
 
 
-def _load(cfg: Config, folder: Path, fusion: Callable[[Backbone], torch.nn.Module]) -> Composed:
-    return load_composed(folder, fusion, cfg.backbone.target_pad).to(pick_device(cfg.device)).eval()
+def _load(cfg: Config, name: str, fusion: Callable[[Backbone], torch.nn.Module], backbone) -> Composed:
+    folder = cfg.run_dir / name / "model"
+    return load_composed(folder, fusion, cfg.backbone.target_pad, backbone).to(pick_device(cfg.device)).eval()
 
 
 def load_trained_pic2word(cfg: Config) -> Pic2Word:
     """Pic2Word on the backbone that the run started from: its best epoch."""
-    return load_pic2word(cfg.run_dir / "pic2word" / "model", load_start(cfg)).to(pick_device(cfg.device)).eval()
+    return load_pic2word(cfg.run_dir / "pic2word" / "model", load_frozen(cfg)).to(pick_device(cfg.device)).eval()
 
 
 def best_epoch(history: pd.DataFrame) -> int:
@@ -265,6 +303,12 @@ def known_attributes(split: Split) -> dict[str, Picture] | None:
     return read_attributes(split.root) if (split.root / "attributes.jsonl").is_file() else None
 
 
+def known_garments(split: Split) -> dict[str, Garment] | None:
+    """The same without the nuisance."""
+    attributes = known_attributes(split)
+    return attributes and {name: picture.garment for name, picture in attributes.items()}
+
+
 def tune_weight(cfg: Config, backbone: Backbone, data: Data) -> tuple[float, float, pd.DataFrame]:
     """The weighted sum's text weight on held-out train: (weight, its recall, the sweep of recalls)."""
     gallery, target, reference = _heldout_gallery(data)
@@ -283,7 +327,7 @@ def heldout_recall(cfg: Config, model: Contrastive, data: Data) -> float:
     return recall(target_ranks(queries, features, target, reference), cfg.evaluation.choose_at)
 
 
-def _iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
+def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
     """Triplet id -> the picture that IACMA pairs with its text."""
     if cfg.iacma.images == "real":
         return {triplet.id: data.train.images[triplet.target_name] for triplet in data.train.triplets}

@@ -1,0 +1,120 @@
+"""The study on a tiny world with untrained models; its intervals and verdicts by hand."""
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tmcir_lite import stages
+from tmcir_lite.config import load_config
+from tmcir_lite.files import InputError
+from tmcir_lite.intervals import paired_difference
+from tmcir_lite.known_edits import known_edit
+from tmcir_lite.study import run_study, verdict
+from tmcir_lite.study_plan import alignment_config, cell_config, load_plan
+
+
+@pytest.fixture(scope="module")
+def tables(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    overrides = [*tiny, f"runs={out}/runs"]
+    run_study("lite", overrides, [0, 1], ["tuning", "main", "dose"], out)
+    return out, overrides
+
+
+def test_every_cell_has_a_row_a_seed_and_layout(tables):
+    out, _ = tables
+    table, plan = pd.read_csv(out / "study.csv").query("part != 'tuning'"), load_plan()
+    cells = [cell.name for cell in plan.cells if cell.part in ("main", "dose")]
+    assert sorted(zip(table["cell"], table["seed"], table["layout"], strict=True)) == sorted(
+        (cell, seed, layout) for cell in cells for seed in (0, 1) for layout in ("fashioniq", "cirr")
+    )
+    assert table[["R@1", "R@10", "changed", "kept", "parameters", "device"]].notna().all(axis=None)
+    assert table.query("layout == 'cirr'")["Rs@1"].notna().all()
+    tmcir = table[table["cell"] == "TMCIR"]
+    off = table[table["cell"] == "TMCIR, merging off"]
+    assert (tmcir["merged"] > 0).all()
+    assert (off["merged"] == 0).all()
+    assert (tmcir["tokens"] < off["tokens"].to_numpy()).all()
+
+
+def test_trials_are_looked_at_on_held_out_train_only(tables):
+    trials = pd.read_csv(tables[0] / "study.csv").query("part == 'tuning'")
+    assert len(trials) == 2 * sum(cell.part == "tuning" for cell in load_plan().cells)
+    assert trials["heldout"].notna().all()
+    assert trials["R@1"].isna().all()
+
+
+def test_claims_are_tested_where_both_cells_were_run(tables):
+    claims = pd.read_csv(tables[0] / "claims.csv")
+    assert "TMCIR - CLIP4Cir" in set(claims["effect"])
+    assert "sum, pseudo - sum, real" not in set(claims["effect"])
+    assert (claims["low"] <= claims["difference"]).all()
+    assert (claims["difference"] <= claims["high"]).all()
+    assert (claims["seeds"] == 2).all()
+
+
+def test_what_has_been_run_is_not_run_again(tables, monkeypatch):
+    out, overrides = tables
+    monkeypatch.setattr(stages, "fit", lambda *a, **k: pytest.fail("trained again"))
+    before = (out / "study.csv").read_text()
+    run_study("lite", overrides, [0], ["main"], out)
+    assert (out / "study.csv").read_text() == before
+
+
+def test_seeds_hold_out_other_triplets_and_share_the_pictures(tables):
+    plan, (_, overrides) = load_plan(), tables
+    one, two = (cell_config(plan, plan.cells[-1], "lite", overrides, seed) for seed in (0, 1))
+    assert stages.prepare_data(one).held != stages.prepare_data(two).held
+    links = [alignment_config(plan, "pseudo", "lite", overrides, seed).run_dir / "pseudo_targets" for seed in (0, 1)]
+    assert links[0].resolve() == links[1].resolve()
+
+
+def test_an_unknown_part_is_named():
+    with pytest.raises(InputError, match="no part 'mian'; there are tuning, main"):
+        run_study("lite", [], [0], ["mian"])
+
+
+def test_a_drifting_world_is_beside_the_plain_one(tiny):
+    plan = load_plan()
+    cfg = alignment_config(plan, "real, unasked changes", "lite", tiny, 0)
+    plain = load_config("lite", tiny)
+    assert cfg.garments.unasked_change == 1.0
+    assert cfg.garments.root != plain.garments.root
+    assert cfg.data.root == f"{cfg.garments.root}/fashioniq"
+
+
+def test_known_edits_are_perfect_copied_or_wrong(cfg):
+    data = stages.prepare_data(cfg)
+    known = stages.known_attributes(data.train)
+    for triplet in data.kept[:20]:
+        reference, target = known[triplet.reference_name], known[triplet.target_name]
+        asked = reference.garment.differences(target.garment)
+        perfect, copy, wrong = (known_edit(triplet, known, how, random.Random(0)) for how in (None, "copy", "wrong"))
+        assert (perfect.garment, perfect.nuisance) == (target.garment, reference.nuisance)
+        assert copy == reference
+        assert not set(asked) & set(reference.garment.differences(wrong.garment))
+
+
+def test_paired_difference_by_hand():
+    a, b = np.full((3, 50), 100.0), np.full((3, 50), 40.0)
+    assert paired_difference(a, b) == pytest.approx((60, 60, 60))
+    rng = np.random.default_rng(1)
+    hits = 100.0 * (rng.random((1, 400)) < 0.5)
+    difference, low, high = paired_difference(hits, np.zeros_like(hits))
+    assert difference == hits.mean()
+    assert (high - low) / 2 == pytest.approx(1.96 * 50 / 20, rel=0.1)  # the standard error of a share of 400
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    same, apart = np.full((4, 100), 10.0), np.repeat([[0.0], [0.0], [20.0], [20.0]], 100, axis=1)
+    assert paired_difference(same, 0 * same)[1:] == pytest.approx((10, 10))
+    _, low, high = paired_difference(apart, 0 * apart)
+    assert low < 5 < 15 < high
+
+
+def test_verdicts():
+    assert [verdict(1, 2), verdict(-1, 2), verdict(-2, -1)] == [
+        "holds here", "no difference shown", "the reverse holds here",
+    ]  # fmt: skip

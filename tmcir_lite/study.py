@@ -1,0 +1,219 @@
+"""The study: every cell of the plan with several seeds, resumable, as one table; then the claims, with intervals.
+
+`python -m tmcir_lite study` leaves `study.csv` (a row a cell, seed and layout) and `claims.csv` in `data/results/`.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tmcir_lite import stages
+from tmcir_lite.backbone import Backbone
+from tmcir_lite.baselines import image_only, text_only, weighted_sum
+from tmcir_lite.composed import Composed
+from tmcir_lite.config import Config, environment
+from tmcir_lite.evaluation import answers, evaluate_split
+from tmcir_lite.features import joined
+from tmcir_lite.files import ROOT, InputError, atomic, read_json
+from tmcir_lite.frozen import Frozen
+from tmcir_lite.intent import MEASURES, intent
+from tmcir_lite.intervals import paired_difference
+from tmcir_lite.known_edits import draw_known_edits
+from tmcir_lite.measure import Method, gallery_of, queries_of, val_splits
+from tmcir_lite.study_plan import Cell, Plan, alignment_config, cell_config, load_plan
+from tmcir_lite.training import read_history
+
+RESULTS = ROOT / "data" / "results"
+TUNING = "tuning"
+"""The part whose cells are looked at on held-out train only."""
+PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
+"""One protocol a layout: with the reference in the gallery, a ranking says more of the protocol than of the method."""
+
+
+def run_study(
+    profile: str, overrides: Sequence[str], seeds: Sequence[int], parts: Sequence[str], out: Path = RESULTS
+) -> pd.DataFrame:
+    """Runs what is missing of the plan's parts and writes the tables.
+
+    Raises:
+        InputError: an unknown part; or as the stages.
+    """
+    plan = load_plan()
+    unknown = set(parts) - set(plan.parts())
+    if unknown:
+        raise InputError(f"study: no part {min(unknown)!r}; there are {', '.join(plan.parts())}")
+    wanted = [cell for cell in plan.cells if not parts or cell.part in parts]
+    for seed in seeds:
+        for name in plan.alignments:  # cells of one alignment in a row: they share its pictures' features
+            for cell in (cell for cell in wanted if cell.aligned == name):
+                _run_cell(plan, cell, profile, overrides, seed)
+    return collect(plan, profile, overrides, out)
+
+
+def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd.DataFrame:
+    """Joins the results of all cells that have been run with any seed into `study.csv`, and tests the claims."""
+    folder = cell_config(plan, plan.cells[0], profile, overrides, 0).run_dir.parent.parent
+    found = {cell.name: sorted(folder.glob(f"seed*/{_slug(plan, cell, profile, overrides)}/result.csv"))
+             for cell in plan.cells}  # fmt: skip
+    table = pd.concat([pd.read_csv(path) for paths in found.values() for path in paths], ignore_index=True)
+    outcomes = {name: {path.parent.parent.name: pd.read_csv(path.with_name("outcomes.csv")) for path in paths}
+                for name, paths in found.items() if plan.part_of(name) != TUNING}  # fmt: skip
+    for name, rows in (("study", table), ("claims", _claims(plan, outcomes))):
+        with atomic(out / f"{name}.csv") as path:
+            rows.to_csv(path, index=False, float_format="%.5g")
+    return table
+
+
+def _slug(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str]) -> str:
+    return cell_config(plan, cell, profile, overrides, 0).name
+
+
+def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], seed: int) -> None:
+    cfg = cell_config(plan, cell, profile, overrides, seed)
+    if (cfg.run_dir / "result.csv").is_file():
+        return
+    print(f"study: seed {seed}, {cell.part}: {cell.name}", flush=True)
+    aligned = _align(plan, cell.aligned, profile, overrides, seed)
+    _link(cfg.run_dir / "iacma", aligned / "iacma")
+    backbone, method, facts = _train(cfg, cell)
+    rows, outcomes = [], []
+    for split in () if cell.part == TUNING else val_splits(cfg, stages.prepare_data(cfg)):
+        protocol, known = PROTOCOL[split.layout], stages.known_garments(split)
+        names, gallery = gallery_of(split, backbone)
+        queries = queries_of(cfg, method, split, backbone, names, gallery)
+        table = evaluate_split(
+            queries, names, gallery, split, [protocol], cfg.evaluation.recall_at, cfg.evaluation.chunk, known
+        )
+        rows.append(table.query("category == 'mean'"))
+        ranks, first = answers(queries, names, gallery, split, protocol)
+        outcome = pd.DataFrame({"layout": split.layout, "rank": ranks.tolist()})
+        if known:
+            each = [intent([t], [answer], known) for t, answer in zip(split.triplets, first, strict=True)]
+            outcome = outcome.join(pd.DataFrame(each))
+        outcomes.append(outcome)
+    where = environment(cfg)
+    result = pd.concat(rows or [pd.DataFrame(index=[0])], ignore_index=True).assign(
+        part=cell.part, cell=cell.name, x=cell.x, aligned=cell.aligned, **facts, **_fusion_cost(cfg, method.query),
+        seed=seed, device=where["device"], commit=where["commit"], dirty=where["dirty"],
+    )  # fmt: skip
+    if outcomes:
+        with atomic(cfg.run_dir / "outcomes.csv") as path:
+            pd.concat(outcomes).to_csv(path, index=False, float_format="%.5g")
+    with atomic(cfg.run_dir / "result.csv") as path:
+        result.to_csv(path, index=False)
+
+
+def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: int) -> Path:
+    """The run's folder of an alignment; runs IACMA if that is missing."""
+    cfg, alignment = alignment_config(plan, name, profile, overrides, seed), plan.alignments[name]
+    pictures = cfg.run_dir / "pseudo_targets"
+    if alignment.edits is not None and not pictures.is_dir():
+        data = stages.prepare_data(cfg)
+        known = stages.known_attributes(data.train)
+        if known is None:
+            raise InputError(f"study: {name}: what real pictures show is not known; leave out the parts that need it")
+        draw_known_edits(data.train.triplets, known, pictures, alignment.edits.spoil, alignment.edits.share, seed)
+    elif cfg.iacma.epochs and cfg.iacma.images == "pseudo" and not pictures.exists():
+        drawn = cfg.model_copy(update={"name": "pictures", "seed": 0, "runs": str(cfg.run_dir.parent.parent)})
+        stages.make_pseudo_targets(drawn)  # once for all seeds
+        _link(pictures, drawn.run_dir / "pseudo_targets")
+    stages.train_iacma(cfg)
+    return cfg.run_dir
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(target.resolve(), target_is_directory=True)
+
+
+def _train(cfg: Config, cell: Cell) -> tuple[Backbone | Frozen, Method, dict[str, float]]:
+    """Trains what a cell needs; returns the backbone of the gallery, the method, and facts of its training."""
+    if cell.method == "TMCIR":
+        stages.train_atf(cfg)
+        model = stages.load_trained(cfg, stages.load_frozen(cfg, aligned=True))
+        return model.backbone, Method(cell.name, model), _spent(cfg, "atf")
+    if cell.method == "CLIP4Cir":
+        stages.train_clip4cir(cfg)
+        model = stages.load_clip4cir(cfg)[1]
+        return model.backbone, Method(cell.name, model), _spent(cfg, "combiner", "clip4cir")
+    if cell.method == "Pic2Word":
+        stages.train_pic2word(cfg)
+        model = stages.load_trained_pic2word(cfg)
+        return model.backbone, Method(cell.name, model), _spent(cfg, "pic2word")
+    backbone = stages.load_frozen(cfg, aligned=True)
+    if cell.method == "weighted sum":
+        weight, score, _ = stages.tune_weight(cfg, backbone, stages.prepare_data(cfg))
+        return backbone, Method(cell.name, weighted_sum(weight), weight), {"heldout": score, "parameters": 1}
+    query = image_only if cell.method == "image only" else text_only
+    return backbone, Method(cell.name, query), {"parameters": 0}
+
+
+def _spent(cfg: Config, *trainings: str) -> dict[str, float]:
+    """Recall on held-out train (of the first training), seconds of all epochs, and most parameters trained at once."""
+    histories = [read_history(cfg.run_dir / name) for name in trainings]
+    metrics = [read_json(cfg.run_dir / name / "metrics.json") for name in trainings]
+    return {
+        "heldout": stages.heldout(histories[0]).max(),
+        "seconds": sum(history["seconds"].sum() for history in histories),
+        "parameters": max(entry["parameters"] for entry in metrics),
+    }
+
+
+@torch.no_grad()
+def _fusion_cost(cfg: Config, model) -> dict[str, float]:
+    """What ATF makes of 512 val queries: share of words merged, tokens left, milliseconds a query for the fusion."""
+    if not (isinstance(model, Composed) and hasattr(model.fusion, "fuse")):
+        return {}
+    split = val_splits(cfg, stages.prepare_data(cfg))[0]
+    some = stages.sample(split.triplets, 512, seed=0)
+    references = model.backbone.load([split.images[t.reference_name] for t in some])
+    image = model.backbone.image(references)
+    text = model.backbone.text(model.backbone.tokenize(joined(some, cfg.data.val_captions)))
+    fused = model.fusion.fuse(image.tokens, text.tokens, text.mask)
+    inputs = image.pooled, image.tokens, text.pooled, text.tokens, text.mask
+    return {
+        "merged": 100 * fused.match.merged.sum().item() / text.mask.sum().item(),
+        "tokens": fused.mask.sum().item() / len(some),
+        "fusion_ms": min(_timed(model.fusion, inputs) for _ in range(3)) / len(some),
+    }
+
+
+def _timed(module, inputs) -> float:
+    started = time.perf_counter()
+    module(*inputs)
+    return 1000 * (time.perf_counter() - started)
+
+
+def _claims(plan: Plan, outcomes: dict[str, dict[str, pd.DataFrame]]) -> pd.DataFrame:
+    """A row for each effect that tests a claim, on each layout: the difference, its 95% interval, the verdict."""
+    rows = []
+    for claim in plan.claims:
+        for first, second in claim.tests:
+            seeds = sorted(outcomes[first].keys() & outcomes[second].keys())
+            for layout in PROTOCOL if seeds else ():
+                a, b = (_values(outcomes[name], seeds, layout, claim.measure) for name in (first, second))
+                effect, low, high = paired_difference(a, b)
+                rows.append({"claim": claim.claim, "effect": f"{first} - {second}", "measure": claim.measure,
+                             "layout": layout, "difference": effect, "low": low, "high": high, "seeds": len(seeds),
+                             "verdict": verdict(low, high)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def verdict(low: float, high: float) -> str:
+    """What an effect's interval says of a claim that it is above 0."""
+    if low > 0:
+        return "holds here"
+    return "the reverse holds here" if high < 0 else "no difference shown"
+
+
+def _values(outcomes: dict[str, pd.DataFrame], seeds: Sequence[str], layout: str, measure: str) -> np.ndarray:
+    """Seeds x queries, in %."""
+    tables = [table[table["layout"] == layout] for table in (outcomes[seed] for seed in seeds)]
+    if measure in MEASURES:
+        return np.stack([table[measure].to_numpy() for table in tables])
+    return np.stack([100.0 * (table["rank"] <= int(measure.removeprefix("R@"))) for table in tables])

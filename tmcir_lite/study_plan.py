@@ -1,0 +1,116 @@
+"""The study's plan: which cells are run and which claims they test; see `data/study.yaml`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from tmcir_lite.config import Config, Section, load_config
+from tmcir_lite.files import ROOT, InputError
+from tmcir_lite.known_edits import Spoil
+
+PLAN = ROOT / "data" / "study.yaml"
+Overrides = tuple[str, ...]
+MethodName = Literal["image only", "text only", "weighted sum", "Pic2Word", "CLIP4Cir", "TMCIR"]
+
+
+class Edits(Section):
+    """Pseudo-targets drawn by the world: perfect ones, of which a share is spoiled (`known_edits`)."""
+
+    spoil: Spoil
+    share: float
+
+
+class Alignment(Section):
+    """A run of IACMA that cells start from."""
+
+    set: list[str] = []
+    edits: Edits | None = None
+    world: dict[str, float] | None = None
+    """Changes to the garment world that it learns from; cells are trained and measured on the plain one."""
+
+
+class Cell(Section):
+    """One row of the study for each seed."""
+
+    part: str
+    name: str
+    method: MethodName
+    aligned: str = "none"
+    set: list[str] = []
+    x: float | None = None
+    """Where it stands on the axis of its part's figure."""
+
+
+class Claim(Section):
+    """A claim of the paper, and the differences between cells that test it."""
+
+    claim: str
+    tests: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    measure: str = "R@1"
+
+
+class Plan(Section):
+    """All of it."""
+
+    base: list[str]
+    alignments: dict[str, Alignment]
+    cells: list[Cell]
+    claims: list[Claim]
+
+    def part_of(self, name: str) -> str:
+        """The part that a cell belongs to."""
+        return next(cell.part for cell in self.cells if cell.name == name)
+
+    def parts(self) -> list[str]:
+        """The names of the parts, in order."""
+        return list(dict.fromkeys(cell.part for cell in self.cells))
+
+
+def load_plan(path: Path = PLAN) -> Plan:
+    """Reads and checks a plan.
+
+    Raises:
+        InputError: it is not as `Plan` says, or names a cell or an alignment that it does not have.
+    """
+    try:
+        plan = Plan.model_validate(yaml.safe_load(path.read_text()))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise InputError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    names = [cell.name for cell in plan.cells]
+    used = [name for claim in plan.claims for test in claim.tests for name in test]
+    unknown = [cell.aligned for cell in plan.cells if cell.aligned not in plan.alignments]
+    unknown += [name for name in used if name not in names]
+    if unknown or len(set(names)) < len(names):
+        raise InputError(f"{path}: {(unknown or [max(names, key=names.count)])[0]!r} is unknown or stands twice")
+    return plan
+
+
+def cell_config(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], seed: int) -> Config:
+    """The run that a cell is with a seed: in `<runs>/<profile's name>-study/seed<seed>/<cell>`."""
+    return _config(plan, profile, [*overrides, *plan.alignments[cell.aligned].set, *cell.set], cell.name, seed)
+
+
+def alignment_config(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: int) -> Config:
+    """The run of IACMA that an alignment is with a seed, beside those of the cells."""
+    alignment = plan.alignments[name]
+    cfg = _config(plan, profile, [*overrides, *alignment.set], f"IACMA {name}", seed)
+    if alignment.world is None:
+        return cfg
+    garments = cfg.garments.model_copy(update={**alignment.world, "root": f"{cfg.garments.root}-{slug(name)}"})
+    data = cfg.data.model_copy(update={"root": f"{garments.root}/{cfg.data.layout}"})
+    return cfg.model_copy(update={"garments": garments, "data": data})
+
+
+def _config(plan: Plan, profile: str, changes: Sequence[str], name: str, seed: int) -> Config:
+    base = load_config(profile, [*plan.base, *changes])
+    folder = f"{base.runs}/{base.name}-study/seed{seed}"
+    return base.model_copy(update={"name": slug(name), "seed": seed, "runs": folder})
+
+
+def slug(name: str) -> str:
+    """A name as a folder's name."""
+    return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in name.lower()).replace("--", "-")
