@@ -305,3 +305,18 @@ def test_refuses_tokens_of_another_backbone():
         module().fuse(image_tokens[..., :4], text_tokens, mask)
     with pytest.raises(InputError, match="expected"):
         module().fuse(image_tokens, text_tokens, mask[:, :2])
+
+
+def test_packing_keeps_the_valid_tokens_in_order():
+    tokens = torch.arange(10.0).view(2, 5, 1)
+    mask = torch.tensor([[True, False, True, False, True], [False, False, False, True, False]])
+    packed, valid = atf.pack(tokens, mask)
+    assert packed[..., 0][valid].tolist() == [0, 2, 4, 8]
+    assert valid.tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_a_query_is_the_same_with_and_without_packing(monkeypatch):
+    made, inputs = module(), tower_outputs()
+    one = made(*inputs)
+    monkeypatch.setattr(atf, "pack", lambda tokens, mask: (tokens, mask))
+    torch.testing.assert_close(made(*inputs), one)

@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from tmcir_lite.losses import InfoNCE
+from tmcir_lite.losses import InfoNCE, late_interaction
 
 # Forking is quick, but fails once autograd has started its CUDA threads.
 START = "spawn" if torch.cuda.is_available() else "fork"
@@ -89,3 +89,24 @@ def test_two_processes_give_the_loss_and_gradient_of_the_whole_batch():
     # The processes' gradients are averaged, hence half of each process's own.
     torch.testing.assert_close(torch.cat([part["a"] for part in parts]) / 2, a.grad)
     torch.testing.assert_close(torch.cat([part["b"] for part in parts]) / 2, b.grad)
+
+
+def test_late_interaction_by_hand():
+    """Text 0 has two words, whose best patches in image 0 have cosines 1 and 0.6; text 1 has none that count."""
+    V = torch.tensor([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 2.0], [0.0, -1.0]]])
+    T = torch.tensor([[[3.0, 0.0], [-0.8, 0.6]], [[1.0, 0.0], [1.0, 0.0]]])
+    mask = torch.tensor([[True, True], [False, False]])
+    scores = late_interaction(V, T, mask)
+    # image 0: max(1, .6) = 1 and max(-.8, 0) = 0; image 1: max(0, 0) = 0 and max(.6, -.6) = .6
+    torch.testing.assert_close(scores, torch.tensor([[0.5, 0.0], [0.3, 0.0]]))
+
+
+def test_late_interaction_is_slow_loops():
+    rng = torch.Generator().manual_seed(0)
+    V, T = torch.randn(3, 4, 5, generator=rng), torch.randn(2, 6, 5, generator=rng)
+    mask = torch.tensor([[True] * 6, [True, False, True, False, False, False]])
+    scores = late_interaction(V, T, mask)
+    for i in range(3):
+        for k in range(2):
+            best = [max(F.cosine_similarity(v, t, dim=0).item() for v in V[i]) for t in T[k][mask[k]]]
+            assert scores[i, k].item() == pytest.approx(sum(best) / len(best), abs=1e-6)

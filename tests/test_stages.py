@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from tmcir_lite import measure, stages
+from tmcir_lite.backbone import load_backbone
+from tmcir_lite.composed import Composed
 from tmcir_lite.config import EvaluationSet, load_config
 from tmcir_lite.features import encode_captions, encode_queries, joined
 from tmcir_lite.files import InputError
+from tmcir_lite.iacma import Iacma
+from tmcir_lite.training import load_weights
 
 RECALLS = ["R@1", "R@5", "R@10", "R@50"]
 
@@ -120,3 +124,61 @@ def test_intent_is_measured_where_attributes_are_known(cfg):
     assert list(kept.loc["image only"]) == [0, 100, 100, 0]  # with the reference in the gallery it is the answer
     assert measure.intent_table(results, "cirr", "cirr")["changed"].between(0, 100).all()
     assert measure.intent_table(results.drop(columns="kept"), "fashioniq", "original") is None
+
+
+def _changed(cfg, folder):
+    """Which towers differ from those that stage 2 started from."""
+    before = dict(stages.load_aligned(cfg).clip.named_parameters())
+    model = Composed(stages.load_aligned(cfg), stages.build_fusion(stages.load_aligned(cfg), cfg.atf))
+    load_weights(model, folder / "last.safetensors")
+    after = dict(model.backbone.clip.named_parameters())
+    return {"image" if name.startswith("visual") else "text" for name, p in after.items()
+            if name != "logit_scale" and not torch.equal(p, before[name])}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoders", ["image", "text"])
+def test_one_encoder_alone_can_be_trained_with_the_fusion(cfg, tiny, encoders):
+    run = load_config("lite", [*tiny, f"name=only-{encoders}", f"atf.encoders={encoders}", "atf.epochs=1"])
+    shutil.copytree(cfg.run_dir / "iacma", run.run_dir / "iacma")
+    stages.train_atf(run)
+    assert _changed(run, run.run_dir / "atf") == {encoders}
+
+
+def test_a_fusion_can_be_trained_on_encoders_that_stay(cfg, tiny):
+    run = load_config("lite", [*tiny, "name=frozen", "atf.encoders=none", "atf.epochs=1"])
+    shutil.copytree(cfg.run_dir / "iacma", run.run_dir / "iacma")
+    stages.train_atf(run)
+    assert not (run.run_dir / "atf" / "model" / "open_clip_model.safetensors").exists()
+    split = stages.prepare_data(run).val
+    models = stages.load_trained(run), stages.load_trained(run, stages.load_frozen(run, aligned=True))
+    one, other = (encode_queries(model, split.triplets, split.images, "and") for model in models)
+    torch.testing.assert_close(one, other)
+
+
+def test_iacma_of_no_epochs_leaves_the_encoders_as_they_were(tiny):
+    run = load_config("lite", [*tiny, "name=unaligned", "iacma.epochs=0"])
+    assert stages.train_iacma(run)["epoch"].tolist() == [0]
+    start, aligned = stages.load_start(run), stages.load_aligned(run)
+    for one, other in zip(start.parameters(), aligned.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_words_and_patches_are_a_second_loss(clip_folder):
+    backbone = load_backbone(f"local-dir:{clip_folder}").eval()
+    batch = {"pseudo_targets": torch.rand(4, 3, 64, 64), "texts": backbone.tokenize(["red", "is longer", "blue", "x"])}
+    losses = [Iacma(backbone, token_weight=weight)(**batch).item() for weight in (0.0, 1.0, 2.0)]
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-4)
+    assert losses[1] > losses[0]
+
+
+def test_the_word_loss_is_refused_in_parts():
+    with pytest.raises(InputError, match="whole batch"):
+        load_config("lite", ["iacma.token_weight=1.0", "iacma.chunk=8"])
+
+
+def test_fewer_triplets_are_drawn_from_those_not_held_out(cfg, tiny):
+    all_of_them = stages.prepare_data(cfg)
+    fewer = stages.prepare_data(load_config("lite", [*tiny, "name=fewer", "data.triplets=10"]))
+    assert len(fewer.kept) == 10
+    assert set(fewer.kept) <= set(all_of_them.kept)
+    assert fewer.held == all_of_them.held

@@ -1,0 +1,153 @@
+"""The rivals, each against a case computed by hand; and what Pic2Word's word does to a text."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tmcir_lite import stages
+from tmcir_lite.backbone import load_backbone
+from tmcir_lite.composed import Composed
+from tmcir_lite.features import encode_images, encode_queries
+from tmcir_lite.files import InputError
+from tmcir_lite.frozen import Frozen
+from tmcir_lite.pic2word import Pic2Word
+from tmcir_lite.rivals import Combiner, CrossAttention, PooledSum
+
+
+@pytest.fixture
+def backbone(clip_folder):
+    return load_backbone(f"local-dir:{clip_folder}").eval()
+
+
+def inputs(batch=3, dim=8, patches=5, words=4):
+    torch.manual_seed(1)
+    mask = torch.tensor([[True] * words, [True, True] + [False] * (words - 2), [True] + [False] * (words - 1)])
+    return (torch.randn(batch, dim), torch.randn(batch, patches, dim), torch.randn(batch, dim),
+            torch.randn(batch, words, dim), mask[:batch])  # fmt: skip
+
+
+def test_stage_1_adds_features_as_they_are():
+    """(3, 0) + (1, 3) = (4, 3), which has length 5."""
+    image, text = torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 3.0]])
+    q = PooledSum()(image, None, text, None, None)
+    torch.testing.assert_close(q, torch.tensor([[0.8, 0.6]]))
+    assert PooledSum().logit_scale == 100
+
+
+def test_combiner_by_hand():
+    """The published formula, written out in NumPy from the module's own weights."""
+    torch.manual_seed(0)
+    combiner, (image, tokens, text, words, mask) = Combiner(8).eval(), inputs()
+    w = {name: tensor.detach().numpy().astype(float) for name, tensor in combiner.named_parameters()}
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    v, t = image.numpy().astype(float), text.numpy().astype(float)
+    x = np.concatenate([relu(linear(t, "text_projection.0")), relu(linear(v, "image_projection.0"))], axis=1)
+    mixed = linear(relu(linear(x, "combination.0.0")), "combination.1")
+    share = 1 / (1 + np.exp(-linear(relu(linear(x, "text_share.0.0")), "text_share.1")))
+    q = mixed + share * t + (1 - share) * v
+    q /= np.linalg.norm(q, axis=1, keepdims=True)
+    np.testing.assert_allclose(combiner(image, tokens, text, words, mask).detach().numpy(), q, atol=1e-6)
+
+
+def test_combiner_has_the_published_proportions():
+    """640, 2560, 5120 in the original."""
+    shapes = {name: tuple(p.shape) for name, p in Combiner(640).named_parameters() if name.endswith("weight")}
+    assert shapes == {
+        "text_projection.0.weight": (2560, 640), "image_projection.0.weight": (2560, 640),
+        "combination.0.0.weight": (5120, 5120), "combination.1.weight": (640, 5120),
+        "text_share.0.0.weight": (5120, 5120), "text_share.1.weight": (1, 5120),
+    }  # fmt: skip
+
+
+def test_cross_attention_starts_at_the_sum_and_ignores_padding():
+    torch.manual_seed(0)
+    fusion, (image, tokens, text, words, mask) = CrossAttention(8, residual=True, text_weight=0.25, heads=2), inputs()
+    start = fusion(image, tokens, text, words, mask)
+    expected = F.normalize(0.25 * F.normalize(text, dim=1) + 0.75 * F.normalize(image, dim=1), dim=1)
+    torch.testing.assert_close(start, expected)
+    torch.nn.init.eye_(fusion.head.project.weight)
+    changed = words.masked_fill(~mask[..., None], 7.0)
+    one, other = (fusion(image, tokens, text, some, mask) for some in (words, changed))
+    torch.testing.assert_close(one, other)
+    assert not torch.allclose(one, start)
+
+
+def test_cross_attention_is_as_large_as_token_fusion(cfg):
+    ours = stages.load_trained(cfg)
+    settings = cfg.atf.model_copy(update={"fusion": "cross-attention"})
+    other = stages.build_fusion(ours.backbone, settings)
+    sizes = [sum(p.numel() for p in fusion.parameters()) for fusion in (ours.fusion, other)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
+
+
+def test_pic2word_puts_its_word_where_the_marker_stands(backbone):
+    model = Pic2Word(backbone)
+    (pixels,) = torch.rand(1, 1, 3, 64, 64)
+    ids = backbone.tokenize([model.template.format("is red")])
+    with torch.no_grad():
+        feature = model.eval().query(pixels, ids)
+        vector = model.mapping(backbone.image(pixels).pooled)
+        table = backbone.clip.token_embedding.weight
+        marker = backbone.tokenize(["*"])[0, 1]
+        table[marker] = vector[0]  # the same by another way: the word's own embedding is overwritten
+        torch.testing.assert_close(feature, backbone.text(ids).pooled)
+
+
+def test_a_marker_in_the_caption_stays_a_word(backbone):
+    model, pixels = Pic2Word(backbone).eval(), torch.rand(1, 3, 64, 64)
+    ids = backbone.tokenize(["a photo of * , 5 * wide"])
+    marker = backbone.tokenize(["*"])[0, 1]
+    places = (ids == marker).nonzero()
+    assert len(places) == 2
+    first = torch.zeros_like(ids, dtype=torch.bool)
+    first[tuple(places[0])] = True
+    with torch.no_grad():
+        word = model.mapping(backbone.image(pixels).pooled)
+        torch.testing.assert_close(model.query(pixels, ids), backbone.text(ids, (first, word)).pooled)
+
+
+def test_pic2word_trains_its_mapping_only(backbone):
+    model = Pic2Word(backbone)
+    loss = model(images=torch.rand(4, 3, 64, 64), texts=backbone.tokenize(["x"] * 4))
+    loss.backward()
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"mapping"}
+
+
+def test_pic2word_without_a_marker_in_the_tokenizer_is_refused(backbone, monkeypatch):
+    tokenize = type(backbone).tokenize
+    monkeypatch.setattr(type(backbone), "tokenize", lambda self, texts: tokenize(self, [t + " red" for t in texts]))
+    with pytest.raises(InputError, match="not one token"):
+        Pic2Word(backbone)
+
+
+def test_a_frozen_backbone_says_the_same_and_looks_once(cfg, backbone, monkeypatch):
+    split = stages.prepare_data(cfg).val
+    paths, frozen = list(split.images.values())[:5], Frozen(backbone)
+    torch.testing.assert_close(encode_images(frozen, paths), encode_images(backbone, paths))
+    with torch.no_grad():
+        one, other = backbone.image(backbone.load(paths)), frozen.image(frozen.load(paths))
+    torch.testing.assert_close(one.tokens, other.tokens)
+    monkeypatch.setattr(type(backbone), "load", lambda *_: pytest.fail("looked again"))
+    frozen.load(paths[::-1])
+
+
+def test_a_fusion_on_a_frozen_backbone_is_the_fusion(cfg):
+    """Trained rivals give the same queries through remembered features as through pictures."""
+    split, (_, model) = stages.prepare_data(cfg).val, stages.load_clip4cir(cfg)
+    plain = Composed(model.backbone.inner, model.fusion)
+    some = split.triplets[:5]
+    one, other = (encode_queries(m, some, split.images, "and") for m in (model, plain))
+    torch.testing.assert_close(one, other)
+
+
+def test_a_frozen_backbone_is_no_part_of_the_weights(backbone):
+    model = Composed(Frozen(backbone), Combiner(backbone.dim))
+    assert not [name for name in model.state_dict() if name.startswith("backbone")]
+    assert not any(p.requires_grad for p in backbone.parameters())
