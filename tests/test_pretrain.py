@@ -109,7 +109,7 @@ def test_editor_goes_on_from_a_published_one(tmp_path, monkeypatch):
     first = run(editor, tmp_path / "first", "--epochs=1", "--decoder-epochs=1")
     second = run(editor, tmp_path / "second", "--epochs=1", f"--start={first}")
     card = (second / "README.md").read_text()
-    assert "**before it (samples seen)**: 16 edits; decoder" in card
-    assert (second / "training_log_before.csv").read_text() == (first / "training_log.csv").read_text()
+    assert "**training 1 (samples seen)**: 16 edits; decoder" in card
+    assert (second / "training_log_1.csv").read_text() == (first / "training_log.csv").read_text()
     for name in ("tokenizer/tokenizer.json", "vae/diffusion_pytorch_model.safetensors"):
         assert (second / name).read_bytes() == (first / name).read_bytes()

@@ -63,7 +63,7 @@ def train(folder, batch, chunk=None):
 
 
 def generated(folder, jobs, settings):
-    generate(lambda: load_editor(settings, CPU), jobs, settings, folder)
+    generate(lambda: load_editor(settings, CPU), jobs, settings, folder, CPU)
 
 
 def in_two_processes(function, *arguments):

@@ -13,6 +13,8 @@ from tmcir_lite.files import InputError, sha256
 from tmcir_lite.garments import draw, sample_garment, sample_nuisance
 from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def settings(editor_folder):
@@ -22,7 +24,7 @@ def settings(editor_folder):
 
 @pytest.fixture(scope="module")
 def pipeline(settings):
-    return load_editor(settings, torch.device("cpu"))
+    return load_editor(settings, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_neighbours_do_not_change_a_picture(pipeline, settings, jobs):
 
 
 def test_manifest_says_how_each_picture_was_made(pipeline, settings, jobs, tmp_path):
-    records = generate(lambda: pipeline, jobs, settings, tmp_path)
+    records = generate(lambda: pipeline, jobs, settings, tmp_path, CPU)
     lines = [json.loads(line) for line in (tmp_path / MANIFEST).read_text().splitlines()]
     assert lines == records
     assert [line["id"] for line in lines] == [job.id for job in jobs]
@@ -61,26 +63,26 @@ def test_manifest_says_how_each_picture_was_made(pipeline, settings, jobs, tmp_p
 
 @pytest.mark.parametrize("killed_after", [0, 1, 3, 4])
 def test_killed_and_started_again_ends_with_the_same_files(pipeline, settings, jobs, tmp_path, killed_after):
-    generate(lambda: pipeline, jobs, settings, tmp_path / "whole")
-    generate(lambda: pipeline, jobs, settings, tmp_path / "broken")
+    generate(lambda: pipeline, jobs, settings, tmp_path / "whole", CPU)
+    generate(lambda: pipeline, jobs, settings, tmp_path / "broken", CPU)
     manifest = tmp_path / "broken" / MANIFEST
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join(lines[:killed_after]) + lines[killed_after][:20])  # killed while a line was written
     for job in jobs[killed_after + 1 :]:
         (tmp_path / "broken" / f"{job.id}.png").unlink()
-    generate(lambda: pipeline, jobs, settings, tmp_path / "broken")
+    generate(lambda: pipeline, jobs, settings, tmp_path / "broken", CPU)
     assert files(tmp_path / "broken") == files(tmp_path / "whole")
 
 
 def test_finished_generation_loads_no_model(pipeline, settings, jobs, tmp_path):
-    generate(lambda: pipeline, jobs, settings, tmp_path)
-    generate(lambda: pytest.fail("loaded"), jobs, settings, tmp_path)
+    generate(lambda: pipeline, jobs, settings, tmp_path, CPU)
+    generate(lambda: pytest.fail("loaded"), jobs, settings, tmp_path, CPU)
 
 
 def test_other_settings_in_the_same_folder_are_refused(pipeline, settings, jobs, tmp_path):
-    generate(lambda: pipeline, jobs[:2], settings, tmp_path)
+    generate(lambda: pipeline, jobs[:2], settings, tmp_path, CPU)
     with pytest.raises(InputError, match="begun with another steps"):
-        generate(lambda: pipeline, jobs, settings.model_copy(update={"steps": 3}), tmp_path)
+        generate(lambda: pipeline, jobs, settings.model_copy(update={"steps": 3}), tmp_path, CPU)
 
 
 def test_missing_editor_is_one_clear_line(settings, tmp_path):

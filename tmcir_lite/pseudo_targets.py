@@ -18,6 +18,7 @@ from tmcir_lite.config import Editor
 from tmcir_lite.datasets import Triplet, join_captions
 from tmcir_lite.editors import edit
 from tmcir_lite.files import InputError, atomic, sha256, write_text
+from tmcir_lite.processes import join
 from tmcir_lite.progress import Progress
 from tmcir_lite.transforms import load_image
 
@@ -43,7 +44,7 @@ def jobs_for(triplets: Sequence[Triplet], images: dict[str, Path], seed: int) ->
 
 
 def generate(
-    load: Callable[[], DiffusionPipeline], jobs: Sequence[Job], settings: Editor, folder: Path
+    load: Callable[[], DiffusionPipeline], jobs: Sequence[Job], settings: Editor, folder: Path, device: torch.device
 ) -> list[dict[str, Any]]:
     """Draws the pseudo-targets that `folder` does not hold yet; returns the manifest's records, one a job, in order.
 
@@ -55,11 +56,12 @@ def generate(
     Args:
         load: called only if something is left to draw.
         folder: receives `<id>.png` and `manifest.jsonl`.
+        device: the one that `load` puts the editor on.
 
     Raises:
         InputError: the folder was begun with other jobs or settings; or a batch does not fit into memory.
     """
-    folder, state = Path(folder), PartialState()
+    folder, state = Path(folder), join(device)
     folder.mkdir(parents=True, exist_ok=True)
     batches = [jobs[start : start + settings.batch] for start in range(0, len(jobs), settings.batch)]
     shared = settings.model_dump(exclude={"batch", "limit"})

@@ -66,7 +66,7 @@ def make_pseudo_targets(cfg: Config) -> list[dict]:
     data, device = prepare_data(cfg), pick_device(cfg.device)
     chosen = data.train.triplets[: cfg.editor.limit]
     jobs = jobs_for(chosen, data.train.images, cfg.seed)
-    return generate(lambda: load_editor(cfg.editor, device), jobs, cfg.editor, cfg.run_dir / "pseudo_targets")
+    return generate(lambda: load_editor(cfg.editor, device), jobs, cfg.editor, cfg.run_dir / "pseudo_targets", device)
 
 
 def train_iacma(cfg: Config) -> pd.DataFrame:

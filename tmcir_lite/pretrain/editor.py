@@ -264,7 +264,7 @@ def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
         nn.Module.half(part)  # diffusers' own `to` warns of modules to be kept in float32, of which there are none
     pipeline.save_pretrained(folder, safe_serialization=True)
     if options.start:
-        shutil.copy(resolve(options.start) / "training_log.csv", folder / "training_log_before.csv")
+        _keep_logs(resolve(options.start), folder)
     tables = {
         f"Measured on {len(edits)} held-out edits by drawing (`edit_quality.py`), 95% intervals": made,
         "The reader's own limit: the perfect edits, encoded and decoded": ceiling,
@@ -274,9 +274,19 @@ def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
 
 
 def _facts_before(folder: Path) -> dict[str, str]:
-    """What the card of the editor that training started from says of its own training."""
+    """What the card of the editor that training started from says of its own training, and of those before it."""
     card = read_facts(folder)
-    return {f"before it ({name})": card[name] for name in ("made by", "samples seen", "time")}
+    earlier = {name: value for name, value in card.items() if name.startswith("training ")}
+    number = 1 + sum(name.endswith("(made by)") for name in earlier)
+    return earlier | {f"training {number} ({name})": card[name] for name in ("made by", "samples seen", "time")}
+
+
+def _keep_logs(before: Path, folder: Path) -> None:
+    """Puts the logs of earlier trainings, numbered, beside the latest one."""
+    earlier = sorted(before.glob("training_log_*.csv"))
+    for path in earlier:
+        shutil.copy(path, folder)
+    shutil.copy(before / "training_log.csv", folder / f"training_log_{len(earlier) + 1}.csv")
 
 
 def _read(edits: list[tuple[Picture, Picture, str]], pictures: list[Image.Image]):
