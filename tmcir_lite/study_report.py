@@ -56,7 +56,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: no such table; `python -m tmcir_lite study` makes it")
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype={"commit": str})  # one of digits only is no number
     except pd.errors.EmptyDataError:  # no claim has both of its cells yet
         table = pd.DataFrame()
     return table.reindex(columns=[*table.columns, *(name for name in columns if name not in table)])
