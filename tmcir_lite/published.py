@@ -5,7 +5,7 @@ import pandas as pd
 from tmcir_lite.files import ROOT
 
 TABLE = ROOT / "data" / "published.csv"
-_MEANS = {"fashioniq": ("R@10", "R@50"), "cirr": ("R@5", "Rs@1")}
+MEANS = {"fashioniq": ("R@10", "R@50"), "cirr": ("R@5", "Rs@1")}
 """What a dataset's headline number is the mean of."""
 
 
@@ -16,7 +16,7 @@ def beside_published(results: pd.DataFrame, layout: str) -> str:
         results: what `measure.evaluate` returns, of a run on the real dataset.
         layout: "fashioniq" (val) or "cirr" (ours on val, the published ones on the test server).
     """
-    first, second = _MEANS[layout]
+    first, second = MEANS[layout]
     if not {first, second} <= set(results):
         return (
             f"No published numbers here: they are means of {first} and {second}, and evaluation.recall_at lacks one.\n"

@@ -1,0 +1,158 @@
+"""The study's tables, verdicts and figures on numbers made by hand, whole and in part."""
+
+import pandas as pd
+import pytest
+
+from tmcir_lite import study_viz
+from tmcir_lite.files import InputError
+from tmcir_lite.study_plan import load_plan
+from tmcir_lite.study_report import Study, facts, ledger, load_study, main_table, markdown
+
+FIGURES = ("threshold_curve", "dose_response", "drift", "ablations", "triplets_curve", "effects")
+PLAN = load_plan()
+HOLDS, REVERSE, NEITHER = "holds here", "the reverse holds here", "no difference shown"
+
+
+def row(cell, seed, layout="fashioniq", **numbers):
+    """A row as the study leaves it; by default R@1 is 50 with seed 0, 52 with seed 1, and so on."""
+    found = next(each for each in PLAN.cells if each.name == cell)
+    size = {"queries": 100, "gallery": 200, "protocol": "cirr" if layout == "cirr" else "original-masked"}
+    recalls = {"R@1": 50.0 + 2 * seed, "R@5": 70.0, "R@10": 80.0, "R@50": 90.0, "Rs@1": 60.0}
+    cost = {"merged": 40.0, "tokens": 70.0, "fusion_ms": 0.2}
+    run = {"device": "cpu", "commit": "0123456789", "dirty": False}
+    intent = {"changed": 80.0, "kept": 90.0, "visual bias": 4.0, "text bias": 5.0}
+    where = {"part": found.part, "cell": cell, "x": found.x, "seed": seed, "layout": layout}
+    return {**where, **size, **recalls, **intent, **cost, **run, **numbers}
+
+
+def effects(verdict):
+    """A row for each effect of the plan's claims; `verdict` says which, of (claim, number of its test, layout)."""
+    ends = {HOLDS: (1.0, 3.0), REVERSE: (-3.0, -1.0), NEITHER: (-1.0, 1.0)}
+    return pd.DataFrame(
+        {"claim": claim.claim, "effect": f"{first} - {second}", "measure": claim.measure, "layout": layout,
+         "difference": sum(ends[said]) / 2, "low": ends[said][0], "high": ends[said][1], "seeds": 2, "verdict": said}
+        for claim in PLAN.claims
+        for number, (first, second) in enumerate(claim.tests)
+        for layout in ("fashioniq", "cirr")
+        if (said := verdict(claim.claim, number, layout))
+    )  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes the two tables, as a study does, and reads them back."""
+
+    def written(rows, claims=None) -> Study:
+        pd.DataFrame(rows).to_csv(tmp_path / "study.csv", index=False)
+        (pd.DataFrame() if claims is None else claims).to_csv(tmp_path / "claims.csv", index=False)
+        return load_study(tmp_path)
+
+    return written
+
+
+def whole(write, verdict=lambda *_: NEITHER):
+    cells = [cell for cell in PLAN.cells if cell.part != "tuning"]
+    rows = [row(cell.name, seed, layout) for cell in cells for seed in (0, 1) for layout in ("fashioniq", "cirr")]
+    return write(rows, effects(verdict))
+
+
+def said_in(figure):
+    return [text.get_text().strip() for axis in figure.axes for text in axis.texts]
+
+
+def test_absent_tables_say_what_makes_them(tmp_path):
+    with pytest.raises(InputError, match="study.csv: no such table; `python -m tmcir_lite study` makes it"):
+        load_study(tmp_path)
+    (tmp_path / "study.csv").write_text("part,cell\n")
+    with pytest.raises(InputError, match="claims.csv"):
+        load_study(tmp_path)
+
+
+def test_main_table_is_mean_and_spread_over_the_seeds_of_a_layout(write):
+    table = main_table(write([
+        row("TMCIR", 0, parameters=2345678, seconds=100.0), row("TMCIR", 1, parameters=2345678, seconds=104.0),
+        row("TMCIR", 0, "cirr", **{"R@1": 1.0}), row("CLIP4Cir", 3), row("threshold 0.5", 0),
+    ]), "fashioniq")  # fmt: skip
+    ours = table.loc["TMCIR"]
+    assert (ours["seeds"], ours["R@1"], ours["R@50"]) == (2, "51.0 ± 1.4", "90.0 ± 0.0")
+    assert (ours["parameters"], ours["seconds"]) == ("2,345,678", "102.0 ± 2.8")
+    assert (table.loc["CLIP4Cir", "R@1"], table.loc["CLIP4Cir", "seconds"]) == ("56.0", "")  # one seed has no spread
+    assert table.loc["Pic2Word", "seeds"] == "not run"
+    assert "threshold 0.5" not in table.index
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ({HOLDS}, HOLDS),
+        ({REVERSE}, REVERSE),
+        ({NEITHER}, NEITHER),
+        ({HOLDS, NEITHER}, "mixed"),
+        ({REVERSE, NEITHER}, "mixed"),
+        ({HOLDS, REVERSE}, "mixed"),
+        ({None}, "not run"),
+        ({HOLDS, None}, "not all of it run"),
+    ],
+)
+@pytest.mark.parametrize("apart", ["layouts", "tests"])
+def test_a_verdict_is_said_where_all_effects_on_all_layouts_share_it(write, verdicts, expected, apart):
+    one, two = min(verdicts, key=str), max(verdicts, key=str)
+
+    def verdict(claim, number, layout):
+        return two if (layout == "cirr" if apart == "layouts" else number == 1) else one
+
+    claims = ledger(write([row("TMCIR", 0)], effects(verdict))).set_index("claim")
+    assert claims.loc["IACMA helps", "verdict"] == expected
+
+
+def test_the_ledger_has_every_claim_with_its_effects_and_what_cannot_be_tested(write):
+    table = ledger(write([row("TMCIR", 0)], effects(lambda claim, *_: HOLDS if claim.startswith("Text") else None)))
+    bias = table.set_index("claim").loc["Text bias falls against Pic2Word"]
+    assert list(bias) == ["text bias: Pic2Word - TMCIR", *2 * ["+2.0 (+1.0 to +3.0)"], "2", HOLDS]
+    assert list(table["claim"])[:-2] == [claim.claim for claim in PLAN.claims]
+    assert table["verdict"].str.startswith("cannot be tested here").tolist()[-2:] == [True, True]
+
+
+def test_facts_name_fewer_seeds_absent_parts_commits_and_local_changes(write):
+    study = write([row("TMCIR", 0), row("TMCIR", 1, commit="abcdefabcdef", dirty=True), row("no drift", 1)])
+    line = facts(study)
+    assert "\n" not in line
+    assert "Fashion-IQ layout, protocol original-masked: 100 queries, 200 gallery images" in line
+    assert "Seeds 0 1, tuning: not run, iacma: not run" in line
+    assert "drift: 1" in line
+    assert "main" not in line
+    assert "cpu, commit 0123456, abcdefa, 1 of 3 rows made with local changes" in line
+
+
+def test_the_page_and_the_figures_of_a_whole_study_lack_nothing(write):
+    study = whole(write)
+    page = markdown(study)
+    assert page.count("not run") == 1  # the trials
+    assert "| nan" not in page
+    assert page.count("| TMCIR after IACMA") == 2
+    for name in FIGURES:
+        assert "not run" not in said_in(getattr(study_viz, name)(study))
+
+
+@pytest.mark.parametrize("cells", [[], ["sum, no IACMA", "threshold 0.25", "fusion, 500"]])
+def test_the_page_and_the_figures_of_a_part_say_what_was_not_run(write, cells):
+    trial = {"part": "tuning", "cell": "IACMA, lr 1e-4", "seed": 0, "heldout": 40.0}
+    study = write([trial, *(row(cell, 0) for cell in cells)])
+    assert "not run" in markdown(study)
+    for name in FIGURES:
+        assert "not run" in said_in(getattr(study_viz, name)(study))
+
+
+def test_gains_are_against_the_same_seed(write):
+    study = write([row("sum, no IACMA", 0), row("sum, no IACMA", 1), row("sum, perfect", 1, **{"R@1": 55.0})])
+    bars = [bar.get_height() for bar in study_viz.dose_response(study).axes[0].patches]
+    assert bars[0] == pytest.approx(3.0)  # 55 less 52: seed 0 has no partner
+
+
+def test_cost_is_of_merging_off_with_the_same_seed(write):
+    off = [row("merging off", seed, tokens=100.0, fusion_ms=ms) for seed, ms in ((0, 1.0), (1, 2.0))]
+    on = [row("threshold 0.5", seed, tokens=80.0, fusion_ms=ms) for seed, ms in ((0, 0.9), (1, 1.8))]
+    study = write([{**each, "layout": layout} for each in off + on for layout in ("fashioniq", "cirr")])
+    tokens, time = (line for line in study_viz.threshold_curve(study).axes[2].lines if line.get_label()[0] != "_")
+    assert list(tokens.get_ydata()) == pytest.approx([80.0])
+    assert list(time.get_ydata()) == pytest.approx([90.0])

@@ -1,0 +1,192 @@
+"""The study's figures. Each function draws and returns a matplotlib figure; what was not run is said to be so in it."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tmcir_lite import viz  # noqa: F401  (its theme)
+from tmcir_lite.published import MEANS
+from tmcir_lite.study_report import ABSENT, LAYOUTS, Study
+
+_COLOURS = {"fashioniq": "#0072b2", "cirr": "#e69f00"}  # Okabe and Ito's, as below
+_VERDICTS = {"holds here": "#009e73", "no difference shown": "0.5", "the reverse holds here": "#d55e00"}
+_MARKERS = {"fashioniq": "o", "cirr": "s"}
+_TICKS = (-50, -20, -10, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 10, 20, 50)
+_OFF = "merging off"
+_HALF = "threshold 0.5"
+
+
+def threshold_curve(study: Study) -> Figure:
+    """As Fig. 4 of the paper: recall and share of merged words against the threshold; and what merging saves."""
+    figure, axes = plt.subplots(1, 3, figsize=(14.5, 4))
+    sweep = study.rows[study.rows["part"] == "threshold"]
+    for axis, layout in zip(axes, LAYOUTS, strict=False):
+        rows = sweep[sweep["layout"] == layout]
+        first, second = MEANS[layout]
+        _curve(axis, rows.assign(y=(rows[first] + rows[second]) / 2), _COLOURS[layout])
+        axis.set(title=LAYOUTS[layout], ylabel=f"mean of {first} and {second} (%)")
+        merged, right = rows.groupby("x")["merged"].mean(), axis.twinx()
+        right.bar(merged.index, merged, width=0.06, color="0.87", zorder=0)
+        right.set(ylim=(0, 105), ylabel="words merged (%, bars)")
+        right.grid(False)
+        axis.set_zorder(right.get_zorder() + 1)
+        axis.patch.set_visible(False)
+    once = rows.set_index("seed")  # the cost of the fusion stands in the rows of both layouts
+    off = once[once["cell"] == _OFF]
+    for column, label, colour in (("tokens", "tokens left", "#009e73"), ("fusion_ms", "time of fusion", "#cc79a7")):
+        _curve(axes[2], once.assign(y=100 * once[column] / off[column].reindex(once.index)), colour, label)
+    axes[2].set(title="Cost", ylabel="% of merging off")
+    if axes[2].lines:
+        axes[2].legend(fontsize=9)
+    for axis in axes:
+        axis.set(xlabel="threshold (quantile)", xticks=[0, 0.25, 0.5, 0.75, 0.9, *off["x"].unique()[:1]])
+        axis.set_xticklabels([f"{tick:g}" if tick <= 1 else "off" for tick in axis.get_xticks()])
+    return _done(figure)
+
+
+def _curve(axis: Axes, rows: pd.DataFrame, colour: str, label: str | None = None) -> None:
+    """Mean of `y` over seeds against `x`, a band of one standard deviation; x beyond 1 is merging off, set apart."""
+    points = rows.dropna(subset="y").groupby("x")["y"].agg(["mean", "std"]).fillna(0.0)
+    if points.empty:
+        _say_absent(axis)
+        return
+    on, off = points[points.index <= 1], points[points.index > 1]
+    axis.plot(on.index, on["mean"], marker="o", color=colour, label=label)
+    axis.fill_between(on.index, on["mean"] - on["std"], on["mean"] + on["std"], color=colour, alpha=0.2, linewidth=0)
+    axis.errorbar(off.index, off["mean"], off["std"], fmt="D", color=colour, capsize=4)
+    if len(off):
+        axis.axvline((1 + off.index[0]) / 2, color="0.6", linestyle=":", linewidth=1)
+
+
+def dose_response(study: Study) -> Figure:
+    """What IACMA gives the weighted sum with pseudo-targets from perfect to all wrong, and with the editor's own."""
+    shown = {"perfect": "sum, perfect", "a quarter copies": "a quarter copies", "all copies": "all copies",
+             "half wrong": "half wrong", "all wrong": "all wrong", "the editor's": "sum, pseudo"}  # fmt: skip
+    figure, axis = plt.subplots(figsize=(10, 4))
+    _gains(axis, study, shown, "sum, no IACMA")
+    axis.set_title("IACMA with pseudo-targets of known quality", loc="left")
+    return _done(figure)
+
+
+def drift(study: Study) -> Figure:
+    """What IACMA gives the weighted sum with real targets that drift less or more, and with pseudo-targets."""
+    shown = {"real": "sum, real", "real, no drift": "no drift", "real, unasked changes": "unasked changes",
+             "perfect": "sum, perfect", "the editor's": "sum, pseudo"}  # fmt: skip
+    figure, axis = plt.subplots(figsize=(9, 4))
+    _gains(axis, study, shown, "sum, no IACMA")
+    axis.set_title("IACMA with real and with pseudo-targets", loc="left")
+    return _done(figure)
+
+
+def ablations(study: Study) -> Figure:
+    """What each part of the fusion, and each alignment before it, changes; the encoders are not trained with it."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14.5, 4.2))
+    parts = (_OFF, "without positions", "pooled by mean", "without residual", "cross-attention, frozen")
+    _gains(left, study, {name: name for name in parts}, _HALF)
+    left.set_title("Parts of the fusion", loc="left")
+    alignments = ("pseudo", "real", "perfect", "words too")
+    shown = {name: f"fusion, {name}" for name in alignments} | {f"words too, {_OFF}": "fusion off, words too"}
+    _gains(right, study, shown, "fusion, no IACMA")
+    right.set_title("Alignments before the fusion", loc="left")
+    return _done(figure)
+
+
+def _gains(axis: Axes, study: Study, shown: Mapping[str, str], base: str) -> None:
+    """R@1 of cells less that of `base` with the same seed: a bar for the mean, a point a seed, both layouts.
+
+    Args:
+        shown: label -> cell.
+    """
+    for place, cell in enumerate(shown.values()):
+        gains = {layout: _gain(study, cell, base, layout) for layout in LAYOUTS}
+        if all(gain.empty for gain in gains.values()):
+            axis.text(place, 0, ABSENT, ha="center", va="bottom", fontsize=9, color="0.4")
+        for x, (layout, gain) in zip((place - 0.19, place + 0.19), gains.items(), strict=True):
+            axis.bar(x, gain.mean(), width=0.34, color=_COLOURS[layout], alpha=0.45)
+            spots = x + np.linspace(-0.1, 0.1, len(gain))
+            axis.scatter(spots, gain, s=22, color=_COLOURS[layout], edgecolor="0.2", linewidth=0.6, zorder=3)
+    axis.axhline(0, color="0.2", linewidth=1)
+    axis.set(xlim=(-0.6, len(shown) - 0.4), ylabel=f"R@1 less that of\n“{base}” (points)")
+    axis.set_xticks(range(len(shown)), [textwrap.fill(label, 14) for label in shown], fontsize=10)
+    axis.legend(handles=[plt.Rectangle((0, 0), 1, 1, color=_COLOURS[layout], alpha=0.6, label=title)
+                         for layout, title in LAYOUTS.items()],
+                fontsize=9.5, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # fmt: skip
+
+
+def _gain(study: Study, cell: str, base: str, layout: str) -> pd.Series:
+    return (study.cell(cell, layout)["R@1"] - study.cell(base, layout)["R@1"]).dropna()
+
+
+def triplets_curve(study: Study) -> Figure:
+    """R@1 with and without merging against the number of training triplets."""
+    usual = int(dict(change.split("=", 1) for change in study.plan.base)["data.triplets"])
+    part = [cell for cell in study.plan.cells if cell.part == "triplets"]
+    figure, axes = plt.subplots(1, len(LAYOUTS), figsize=(11, 4))
+    for axis, layout in zip(axes, LAYOUTS, strict=True):
+        kinds = ("fusion", "merging on", _HALF, _COLOURS[layout]), ("off", _OFF, _OFF, "0.35")
+        for kind, label, at_usual, colour in kinds:
+            sizes = {cell.x: cell.name for cell in part if cell.name.startswith(kind)} | {usual: at_usual}
+            table = pd.DataFrame({x: study.cell(sizes[x], layout)["R@1"] for x in sorted(sizes)})
+            points = table.agg(["mean", "std"]).T.dropna(subset="mean").fillna(0.0)
+            if len(points):
+                style = {"fmt": "o-", "capsize": 4, "color": colour, "label": label}
+                axis.errorbar(points.index, points["mean"], points["std"], **style)
+        if axis.lines:
+            axis.legend(fontsize=9)
+        else:
+            _say_absent(axis)
+        axis.set_xscale("log")
+        axis.set_xticks(table.columns, [f"{x:g}" for x in table.columns])
+        axis.minorticks_off()
+        axis.set(title=LAYOUTS[layout], xlabel="training triplets (log axis)", ylabel="R@1 (%)")
+    return _done(figure)
+
+
+def effects(study: Study) -> Figure:
+    """Every effect that tests a claim of the paper with its 95% interval: right of 0 is the paper's side."""
+    tests = [(claim, test) for claim in study.plan.claims for test in claim.tests]
+    figure, axis = plt.subplots(figsize=(12.5, 0.62 * len(tests) + 1.6))
+    for row, (claim, test) in enumerate(tests):
+        if test is claim.tests[0]:
+            axis.axhline(row - 0.5, color="0.85", linewidth=1)
+        for y, layout in zip((row - 0.15, row + 0.15), LAYOUTS, strict=True):
+            effect = study.effect(claim.claim, *test, layout)
+            if effect is None:
+                axis.text(0, y, f" {ABSENT}", va="center", fontsize=9, color="0.4")
+                continue
+            colour = _VERDICTS[effect["verdict"]]
+            axis.plot([effect["low"], effect["high"]], [y, y], color=colour, linewidth=2)
+            axis.plot(effect["difference"], y, _MARKERS[layout], color=colour)
+    axis.axvline(0, color="0.2", linewidth=1)
+    axis.set_yticks(range(len(tests)), [_label(claim, test) for claim, test in tests], fontsize=9.5)
+    limits = axis.get_xlim()
+    axis.set_xscale("symlog", linthresh=5, linscale=2)  # a rival far behind leaves room for the small effects
+    axis.set_xticks(_TICKS, [f"{tick:+d}" if tick else "0" for tick in _TICKS])
+    axis.set(xlim=limits, ylim=(len(tests) - 0.5, -0.5))
+    axis.set_xlabel("difference in points, 95% interval over seeds and queries (log beyond 5)")
+    axis.grid(False, axis="y")
+    marks = [Line2D([], [], color="0.3", marker=_MARKERS[name], ls="", label=title) for name, title in LAYOUTS.items()]
+    marks += [Line2D([], [], color=colour, linewidth=3, label=verdict) for verdict, colour in _VERDICTS.items()]
+    axis.legend(handles=marks, fontsize=9.5, ncols=5, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    return _done(figure)
+
+
+def _label(claim, test: Sequence[str]) -> str:
+    said = claim.claim if test is claim.tests[0] else ""
+    return f"{textwrap.fill(said, 48)}\n{claim.measure}: {test[0]} − {test[1]}".strip()
+
+
+def _say_absent(axis: Axes) -> None:
+    axis.text(0.5, 0.5, ABSENT, transform=axis.transAxes, ha="center", va="center", fontsize=12, color="0.4")
+
+
+def _done(figure: Figure) -> Figure:
+    figure.tight_layout(w_pad=2)
+    plt.close(figure)
+    return figure
