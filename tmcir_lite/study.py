@@ -1,6 +1,7 @@
 """The study: every cell of the plan with several seeds, resumable, as one table; then the claims, with intervals.
 
-`python -m tmcir_lite study` leaves `study.csv` (a row a cell, seed and layout) and `claims.csv` in `data/results/`.
+`python -m tmcir_lite study` leaves in `data/results/`: `study.csv` (a row a cell, seed and layout), `outcomes.csv.gz` (a
+row a query of each), `claims.csv` and, to be read, `study.md`.
 """
 
 import time
@@ -18,16 +19,16 @@ from tmcir_lite.composed import Composed
 from tmcir_lite.config import Config, environment
 from tmcir_lite.evaluation import answers, evaluate_split
 from tmcir_lite.features import joined
-from tmcir_lite.files import ROOT, InputError, atomic, read_json
+from tmcir_lite.files import InputError, atomic, read_json, write_text
 from tmcir_lite.frozen import Frozen
 from tmcir_lite.intent import MEASURES, intent
 from tmcir_lite.intervals import paired_difference
 from tmcir_lite.known_edits import draw_known_edits
 from tmcir_lite.measure import Method, gallery_of, queries_of, val_splits
 from tmcir_lite.study_plan import Cell, Plan, alignment_config, cell_config, load_plan
+from tmcir_lite.study_report import RESULTS, load_study, markdown
 from tmcir_lite.training import read_history
 
-RESULTS = ROOT / "data" / "results"
 TUNING = "tuning"
 """The part whose cells are looked at on held-out train only."""
 PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
@@ -55,21 +56,37 @@ def run_study(
 
 
 def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd.DataFrame:
-    """Joins the results of all cells that have been run with any seed into `study.csv`, and tests the claims."""
-    folder = cell_config(plan, plan.cells[0], profile, overrides, 0).run_dir.parent.parent
-    found = {cell.name: sorted(folder.glob(f"seed*/{_slug(plan, cell, profile, overrides)}/result.csv"))
-             for cell in plan.cells}  # fmt: skip
-    table = pd.concat([pd.read_csv(path) for paths in found.values() for path in paths], ignore_index=True)
-    outcomes = {name: {path.parent.parent.name: pd.read_csv(path.with_name("outcomes.csv")) for path in paths}
-                for name, paths in found.items() if plan.part_of(name) != TUNING}  # fmt: skip
-    for name, rows in (("study", table), ("claims", _claims(plan, outcomes))):
-        with atomic(out / f"{name}.csv") as path:
-            rows.to_csv(path, index=False, float_format="%.5g")
+    """Joins what has been run of all cells with what `out` has of other cells and seeds, and tests the claims.
+
+    So a study can grow: further seeds, on whatever machine, are added to the tables that are there. `outcomes.csv.gz`
+    has the rank of every query's target, and what its first answer changed and kept; intervals come from these.
+    """
+    rows, outcomes = [], []
+    for cell in plan.cells:
+        pattern = cell_config(plan, cell, profile, overrides, 0).run_dir
+        for path in sorted(pattern.parent.parent.glob(f"seed*/{pattern.name}/result.csv")):
+            row = pd.read_csv(path, dtype={"commit": str})
+            rows.append(row)
+            if path.with_name("outcomes.csv").is_file():
+                each = pd.read_csv(path.with_name("outcomes.csv"))
+                outcomes.append(each.assign(cell=cell.name, seed=row["seed"].iloc[0]))
+    table, answered = _added(rows, out / "study.csv"), _added(outcomes, out / "outcomes.csv.gz")
+    for name, part in (("study.csv", table), ("outcomes.csv.gz", answered), ("claims.csv", _claims(plan, answered))):
+        with atomic(out / name) as path:
+            part.to_csv(path, index=False, float_format="%.5g")
+    write_text(out / "study.md", markdown(load_study(out)))
     return table
 
 
-def _slug(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str]) -> str:
-    return cell_config(plan, cell, profile, overrides, 0).name
+def _added(new: list[pd.DataFrame], path: Path) -> pd.DataFrame:
+    """The new rows, and of those in the file the ones of other cells and seeds."""
+    joined = pd.concat([pd.DataFrame(columns=["cell", "seed"]), *new], ignore_index=True)
+    if path.is_file():
+        there = pd.read_csv(path, dtype={"commit": str})
+        keys = set(zip(joined["cell"], joined["seed"], strict=True))
+        kept = [key not in keys for key in zip(there["cell"], there["seed"], strict=True)]
+        joined = pd.concat([there[kept], joined], ignore_index=True)
+    return joined.sort_values(["cell", "seed"], kind="stable")
 
 
 def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], seed: int) -> None:
@@ -90,7 +107,7 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
         )
         rows.append(table.query("category == 'mean'"))
         ranks, first = answers(queries, names, gallery, split, protocol)
-        outcome = pd.DataFrame({"layout": split.layout, "rank": ranks.tolist()})
+        outcome = pd.DataFrame({"layout": split.layout, "query": range(len(ranks)), "rank": ranks.tolist()})
         if known:
             each = [intent([t], [answer], known) for t, answer in zip(split.triplets, first, strict=True)]
             outcome = outcome.join(pd.DataFrame(each))
@@ -189,14 +206,15 @@ def _timed(module, inputs) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def _claims(plan: Plan, outcomes: dict[str, dict[str, pd.DataFrame]]) -> pd.DataFrame:
+def _claims(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
     """A row for each effect that tests a claim, on each layout: the difference, its 95% interval, the verdict."""
+    cells = {name: rows for name, rows in outcomes.groupby("cell")}
     rows = []
     for claim in plan.claims:
-        for first, second in claim.tests:
-            seeds = sorted(outcomes[first].keys() & outcomes[second].keys())
+        for first, second in (test for test in claim.tests if set(test) <= cells.keys()):
+            seeds = sorted(set(cells[first]["seed"]) & set(cells[second]["seed"]))
             for layout in PROTOCOL if seeds else ():
-                a, b = (_values(outcomes[name], seeds, layout, claim.measure) for name in (first, second))
+                a, b = (_values(cells[name], seeds, layout, claim.measure) for name in (first, second))
                 effect, low, high = paired_difference(a, b)
                 rows.append({"claim": claim.claim, "effect": f"{first} - {second}", "measure": claim.measure,
                              "layout": layout, "difference": effect, "low": low, "high": high, "seeds": len(seeds),
@@ -211,9 +229,8 @@ def verdict(low: float, high: float) -> str:
     return "the reverse holds here" if high < 0 else "no difference shown"
 
 
-def _values(outcomes: dict[str, pd.DataFrame], seeds: Sequence[str], layout: str, measure: str) -> np.ndarray:
+def _values(outcomes: pd.DataFrame, seeds: Sequence[int], layout: str, measure: str) -> np.ndarray:
     """Seeds x queries, in %."""
-    tables = [table[table["layout"] == layout] for table in (outcomes[seed] for seed in seeds)]
-    if measure in MEASURES:
-        return np.stack([table[measure].to_numpy() for table in tables])
-    return np.stack([100.0 * (table["rank"] <= int(measure.removeprefix("R@"))) for table in tables])
+    rows = outcomes[outcomes["layout"] == layout]
+    values = rows[measure] if measure in MEASURES else 100.0 * (rows["rank"] <= int(measure.removeprefix("R@")))
+    return np.stack([values[rows["seed"] == seed].to_numpy() for seed in seeds])

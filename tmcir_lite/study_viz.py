@@ -92,7 +92,7 @@ def ablations(study: Study) -> Figure:
     left.set_title("Parts of the fusion", loc="left")
     alignments = ("pseudo", "real", "perfect", "words too")
     shown = {name: f"fusion, {name}" for name in alignments} | {f"words too, {_OFF}": "fusion off, words too"}
-    _gains(right, study, shown, "fusion, no IACMA")
+    _gains(right, study, shown, _HALF)
     right.set_title("Alignments before the fusion", loc="left")
     return _done(figure)
 
