@@ -1,7 +1,7 @@
 """The study: every cell of the plan with several seeds, resumable, as one table; then the claims, with intervals.
 
-`python -m tmcir_lite study` leaves in `data/results/`: `study.csv` (a row a cell, seed and layout), `outcomes.csv.gz` (a
-row a query of each), `claims.csv` and, to be read, `study.md`.
+`python -m tmcir_lite study` leaves in `data/results/`: `study.csv` (a row a cell, seed and layout), `outcomes.csv.gz`
+(a row a query of each), `claims.csv` and, to be read, `study.md`.
 """
 
 import time
