@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,17 +23,21 @@ class Composed(Contrastive):
     Args:
         fusion: (image pooled B D, image tokens B N D, text pooled B D, text tokens B M D, text mask B M) -> query
             features B D: `ATF`, or a rival's (`rivals.py`).
+        logit_scale: 1 / tau at the start, learned from there, at most 100; None: the backbone's own, likewise.
     """
 
-    def __init__(self, backbone: Backbone | Frozen, fusion: nn.Module):
+    def __init__(self, backbone: Backbone | Frozen, fusion: nn.Module, logit_scale: float | None = None):
         super().__init__(backbone)
         self.fusion = fusion
-        if hasattr(fusion, "logit_scale") and isinstance(backbone, Backbone):
+        self.log_scale = nn.Parameter(torch.tensor(float(logit_scale)).log()) if logit_scale else None
+        if (logit_scale or hasattr(fusion, "logit_scale")) and isinstance(backbone, Backbone):
             backbone.clip.logit_scale.requires_grad_(False)  # not used, and several processes wait for every gradient
 
     @property
     def logit_scale(self) -> Tensor:
-        """1 / tau: the backbone's own, unless the fusion comes with another."""
+        """1 / tau: the backbone's own, unless the fusion comes with another or another was asked for."""
+        if self.log_scale is not None:
+            return self.log_scale.exp().clamp(max=100)
         return getattr(self.fusion, "logit_scale", self.backbone.logit_scale)
 
     def query(self, references: Tensor, texts: Tensor) -> Tensor:
@@ -51,7 +56,12 @@ class Composed(Contrastive):
 
     def groups(self, weight_decay: float, lr: float, fusion_lr: float) -> list[dict]:
         """AdamW groups: a fusion is new and learns faster than the pretrained encoders."""
-        return [*decay_groups(self.backbone, weight_decay, lr), *decay_groups(self.fusion, weight_decay, fusion_lr)]
+        scale = [] if self.log_scale is None else [{"params": [self.log_scale], "weight_decay": 0.0, "lr": lr}]
+        return [
+            *decay_groups(self.backbone, weight_decay, lr),
+            *decay_groups(self.fusion, weight_decay, fusion_lr),
+            *scale,
+        ]
 
     def save(self, folder: Path) -> None:
         """Writes a folder that `load_composed` reads: the fusion's weights and, if trained, an open_clip model."""

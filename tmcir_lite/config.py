@@ -142,6 +142,7 @@ class Atf(Training):
     """Stage 2: adaptive token fusion, or cross-attention in its place."""
 
     fusion_lr: Positive
+    logit_scale: Positive | None
     encoders: Literal["both", "image", "text", "none"]
     fusion: Literal["merge", "cross-attention"]
     threshold_is: Literal["quantile", "absolute"]

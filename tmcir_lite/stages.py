@@ -113,7 +113,7 @@ def _train_fusion(cfg: Config, name: str, title: str, settings: Atf) -> pd.DataF
         backbone = load_aligned(cfg)
         backbone.limit_training(_unlocked(cfg, settings))
     torch.manual_seed(cfg.seed)
-    model = Composed(backbone, build_fusion(backbone, settings, start_weight(cfg)))
+    model = Composed(backbone, build_fusion(backbone, settings, start_weight(cfg)), settings.logit_scale)
     groups = model.groups(settings.weight_decay, settings.lr, settings.fusion_lr)
     return _train_composed(cfg, name, title, settings, model, groups)
 
