@@ -71,14 +71,14 @@ def test_absent_tables_say_what_makes_them(tmp_path):
 def test_main_table_is_mean_and_spread_over_the_seeds_of_a_layout(write):
     table = main_table(write([
         row("TMCIR", 0, parameters=2345678, seconds=100.0), row("TMCIR", 1, parameters=2345678, seconds=104.0),
-        row("TMCIR", 0, "cirr", **{"R@1": 1.0}), row("CLIP4Cir", 3), row("threshold 0.5", 0),
+        row("TMCIR", 0, "cirr", **{"R@1": 1.0}), row("CLIP4Cir", 3), row("threshold 0.25", 0),
     ]), "fashioniq")  # fmt: skip
     ours = table.loc["TMCIR"]
     assert (ours["seeds"], ours["R@1"], ours["R@50"]) == (2, "51.0 ± 1.4", "90.0 ± 0.0")
     assert (ours["parameters"], ours["seconds"]) == ("2,345,678", "102.0 ± 2.8")
     assert (table.loc["CLIP4Cir", "R@1"], table.loc["CLIP4Cir", "seconds"]) == ("56.0", "")  # one seed has no spread
     assert table.loc["Pic2Word", "seeds"] == "not run"
-    assert "threshold 0.5" not in table.index
+    assert "threshold 0.25" not in table.index
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_the_page_and_the_figures_of_a_whole_study_lack_nothing(write):
         assert "not run" not in said_in(getattr(study_viz, name)(study))
 
 
-@pytest.mark.parametrize("cells", [[], ["sum, no IACMA", "threshold 0.25", "fusion, 500"]])
+@pytest.mark.parametrize("cells", [[], ["weighted sum", "threshold 0.25", "fusion, 500"]])
 def test_the_page_and_the_figures_of_a_part_say_what_was_not_run(write, cells):
     trial = {"part": "tuning", "cell": "IACMA, lr 1e-4", "seed": 0, "heldout": 40.0}
     study = write([trial, *(row(cell, 0) for cell in cells)])
@@ -144,14 +144,14 @@ def test_the_page_and_the_figures_of_a_part_say_what_was_not_run(write, cells):
 
 
 def test_gains_are_against_the_same_seed(write):
-    study = write([row("sum, no IACMA", 0), row("sum, no IACMA", 1), row("sum, perfect", 1, **{"R@1": 55.0})])
+    study = write([row("weighted sum", 0), row("weighted sum", 1), row("sum, perfect", 1, **{"R@1": 55.0})])
     bars = [bar.get_height() for bar in study_viz.dose_response(study).axes[0].patches]
     assert bars[0] == pytest.approx(3.0)  # 55 less 52: seed 0 has no partner
 
 
 def test_cost_is_of_merging_off_with_the_same_seed(write):
-    off = [row("merging off", seed, tokens=100.0, fusion_ms=ms) for seed, ms in ((0, 1.0), (1, 2.0))]
-    on = [row("threshold 0.5", seed, tokens=80.0, fusion_ms=ms) for seed, ms in ((0, 0.9), (1, 1.8))]
+    off = [row("TMCIR, merging off", seed, tokens=100.0, fusion_ms=ms) for seed, ms in ((0, 1.0), (1, 2.0))]
+    on = [row("TMCIR", seed, tokens=80.0, fusion_ms=ms) for seed, ms in ((0, 0.9), (1, 1.8))]
     study = write([{**each, "layout": layout} for each in off + on for layout in ("fashioniq", "cirr")])
     tokens, time = (line for line in study_viz.threshold_curve(study).axes[2].lines if line.get_label()[0] != "_")
     assert list(tokens.get_ydata()) == pytest.approx([80.0])

@@ -18,14 +18,14 @@ _COLOURS = {"fashioniq": "#0072b2", "cirr": "#e69f00"}  # Okabe and Ito's, as be
 _VERDICTS = {"holds here": "#009e73", "no difference shown": "0.5", "the reverse holds here": "#d55e00"}
 _MARKERS = {"fashioniq": "o", "cirr": "s"}
 _TICKS = (-50, -20, -10, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 10, 20, 50)
-_OFF = "merging off"
-_HALF = "threshold 0.5"
+_OFF = "TMCIR, merging off"
+_HALF = "TMCIR"
 
 
 def threshold_curve(study: Study) -> Figure:
     """As Fig. 4 of the paper: recall and share of merged words against the threshold; and what merging saves."""
     figure, axes = plt.subplots(1, 3, figsize=(14.5, 4))
-    sweep = study.rows[study.rows["part"] == "threshold"]
+    sweep = study.rows[(study.rows["part"] == "threshold") | study.rows["cell"].isin([_HALF, _OFF])]
     for axis, layout in zip(axes, LAYOUTS, strict=False):
         rows = sweep[sweep["layout"] == layout]
         first, second = MEANS[layout]
@@ -69,7 +69,7 @@ def dose_response(study: Study) -> Figure:
     shown = {"perfect": "sum, perfect", "a quarter copies": "a quarter copies", "all copies": "all copies",
              "half wrong": "half wrong", "all wrong": "all wrong", "the editor's": "sum, pseudo"}  # fmt: skip
     figure, axis = plt.subplots(figsize=(10, 4))
-    _gains(axis, study, shown, "sum, no IACMA")
+    _gains(axis, study, shown, "weighted sum")
     axis.set_title("IACMA with pseudo-targets of known quality", loc="left")
     return _done(figure)
 
@@ -79,19 +79,20 @@ def drift(study: Study) -> Figure:
     shown = {"real": "sum, real", "real, no drift": "no drift", "real, unasked changes": "unasked changes",
              "perfect": "sum, perfect", "the editor's": "sum, pseudo"}  # fmt: skip
     figure, axis = plt.subplots(figsize=(9, 4))
-    _gains(axis, study, shown, "sum, no IACMA")
+    _gains(axis, study, shown, "weighted sum")
     axis.set_title("IACMA with real and with pseudo-targets", loc="left")
     return _done(figure)
 
 
 def ablations(study: Study) -> Figure:
-    """What each part of the fusion, and each alignment before it, changes; the encoders are not trained with it."""
+    """What each part of the fusion, and each alignment before it, changes."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(14.5, 4.2))
-    parts = (_OFF, "without positions", "pooled by mean", "without residual", "cross-attention, frozen")
-    _gains(left, study, {name: name for name in parts}, _HALF)
+    parts = (_OFF, "without positions", "pooled by mean", "without residual", "cross-attention", "encoders frozen")
+    _gains(left, study, {name.removeprefix("TMCIR, "): name for name in parts}, _HALF)
     left.set_title("Parts of the fusion", loc="left")
-    alignments = ("pseudo", "real", "perfect", "words too")
-    shown = {name: f"fusion, {name}" for name in alignments} | {f"words too, {_OFF}": "fusion off, words too"}
+    alignments = ("real", "perfect", "words too")
+    shown = {"pseudo": "TMCIR after IACMA"} | {name: f"fusion, {name}" for name in alignments}
+    shown |= {"words too, merging off": "fusion off, words too"}
     _gains(right, study, shown, _HALF)
     right.set_title("Alignments before the fusion", loc="left")
     return _done(figure)
