@@ -155,6 +155,14 @@ def test_a_fusion_can_be_trained_on_encoders_that_stay(cfg, tiny):
     torch.testing.assert_close(one, other)
 
 
+def test_encoders_that_were_trained_are_never_exchanged(cfg):
+    """A frozen backbone at hand is for fusions that were trained on it."""
+    split = stages.prepare_data(cfg).val
+    models = stages.load_trained(cfg), stages.load_trained(cfg, stages.load_frozen(cfg, aligned=True))
+    one, other = (encode_queries(model, split.triplets, split.images, "and") for model in models)
+    torch.testing.assert_close(one, other)
+
+
 def test_iacma_of_no_epochs_leaves_the_encoders_as_they_were(tiny):
     run = load_config("lite", [*tiny, "name=unaligned", "iacma.epochs=0"])
     assert stages.train_iacma(run)["epoch"].tolist() == [0]

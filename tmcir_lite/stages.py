@@ -260,8 +260,8 @@ def load_control(cfg: Config) -> Composed:
 
 
 def _load_fusion(cfg: Config, name: str, settings: Atf, backbone: Frozen | None = None) -> Composed:
-    if settings.encoders == "none":
-        backbone = backbone or load_aligned(cfg)
+    untrained = settings.encoders == "none"
+    backbone = (backbone or load_aligned(cfg)) if untrained else None  # None: the folder has those that were trained
     return _load(cfg, name, lambda encoders: build_fusion(encoders, settings), backbone)
 
 
