@@ -12,8 +12,8 @@ from tmcir_lite.config import load_config
 from tmcir_lite.files import InputError
 from tmcir_lite.intervals import paired_difference
 from tmcir_lite.known_edits import known_edit
-from tmcir_lite.study import collect, run_study, verdict
-from tmcir_lite.study_plan import alignment_config, cell_config, load_plan
+from tmcir_lite.study import _align, collect, run_study, verdict
+from tmcir_lite.study_plan import alignment_config, cell_config, load_plan, pictures_config
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,16 @@ def test_seeds_hold_out_other_triplets_and_share_the_pictures(tables):
     assert stages.prepare_data(one).held != stages.prepare_data(two).held
     links = [alignment_config(plan, "pseudo", "lite", overrides, seed).run_dir / "pseudo_targets" for seed in (0, 1)]
     assert links[0].resolve() == links[1].resolve()
+
+
+def test_alignments_of_any_loss_share_the_pictures(tables):
+    """What IACMA does with the pictures is no part of the run that draws them."""
+    plan, (_, overrides) = load_plan(), tables
+    cfg = pictures_config(plan, "lite", overrides)
+    assert cfg.run_dir.parent == cell_config(plan, plan.cells[0], "lite", overrides, 3).run_dir.parent.parent
+    for name in ("pseudo", "pseudo, words too"):
+        assert pictures_config(plan, "lite", overrides) == cfg
+        assert (_align(plan, name, "lite", overrides, 0) / "pseudo_targets").resolve().is_relative_to(cfg.run_dir)
 
 
 def test_an_unknown_part_is_named():

@@ -25,7 +25,7 @@ from tmcir_lite.intent import MEASURES, intent
 from tmcir_lite.intervals import paired_difference
 from tmcir_lite.known_edits import draw_known_edits
 from tmcir_lite.measure import Method, gallery_of, queries_of, val_splits
-from tmcir_lite.study_plan import Cell, Plan, alignment_config, cell_config, load_plan
+from tmcir_lite.study_plan import Cell, Plan, alignment_config, cell_config, load_plan, pictures_config
 from tmcir_lite.study_report import RESULTS, load_study, markdown
 from tmcir_lite.training import read_history
 
@@ -135,8 +135,8 @@ def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: 
             raise InputError(f"study: {name}: what real pictures show is not known; leave out the parts that need it")
         draw_known_edits(data.train.triplets, known, pictures, alignment.edits.spoil, alignment.edits.share, seed)
     elif cfg.iacma.epochs and cfg.iacma.images == "pseudo" and not pictures.exists():
-        drawn = cfg.model_copy(update={"name": "pictures", "seed": 0, "runs": str(cfg.run_dir.parent.parent)})
-        stages.make_pseudo_targets(drawn)  # once for all seeds
+        drawn = pictures_config(plan, profile, overrides)
+        stages.make_pseudo_targets(drawn)
         _link(pictures, drawn.run_dir / "pseudo_targets")
     stages.train_iacma(cfg)
     return cfg.run_dir

@@ -105,6 +105,12 @@ def alignment_config(plan: Plan, name: str, profile: str, overrides: Sequence[st
     return cfg.model_copy(update={"garments": garments, "data": data})
 
 
+def pictures_config(plan: Plan, profile: str, overrides: Sequence[str]) -> Config:
+    """The run that draws the editor's pseudo-targets, once for all seeds and alignments: beside the seeds' folders."""
+    cfg = _config(plan, profile, overrides, "pictures", 0)
+    return cfg.model_copy(update={"runs": str(Path(cfg.runs).parent)})
+
+
 def _config(plan: Plan, profile: str, changes: Sequence[str], name: str, seed: int) -> Config:
     base = load_config(profile, [*plan.base, *changes])
     folder = f"{base.runs}/{base.name}-study/seed{seed}"

@@ -19,6 +19,8 @@ from tmcir_lite.transforms import load_image
 sns.set_theme(context="notebook", style="whitegrid")
 
 Picture = Image.Image | Path | None
+_COLOURS = [*sns.color_palette("colorblind"), (0, 0, 0), (0.45, 0.45, 0.45)]
+"""Of up to twelve methods."""
 
 
 def picture_rows(rows: Sequence[Sequence[Picture]], titles: Sequence[str], captions: Sequence[str] = ()) -> Figure:
@@ -182,7 +184,7 @@ def method_bars(table: pd.DataFrame, title: str) -> Figure:
     """Recall of each method (rows of `table`) at each k (columns)."""
     long = table.reset_index().melt("method", var_name="measure", value_name="%")
     figure, axis = plt.subplots(figsize=(10, 4.2))
-    sns.barplot(long, x="measure", y="%", hue="method", ax=axis, palette="colorblind")
+    sns.barplot(long, x="measure", y="%", hue="method", ax=axis, palette=_COLOURS[: len(table)])
     axis.set(title=title, xlabel="")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
@@ -194,7 +196,8 @@ def intent_plane(table: pd.DataFrame) -> Figure:
     """Methods (rows of `table`) as points: what they change against what they keep; ideal is the upper right corner."""
     figure, axis = plt.subplots(figsize=(8.5, 4.6))
     points = table.reset_index()
-    sns.scatterplot(points, x="changed", y="kept", hue="method", style="method", s=110, palette="colorblind", ax=axis)
+    sns.scatterplot(points, x="changed", y="kept", hue="method", style="method", s=110, palette=_COLOURS[: len(table)],
+                    ax=axis)  # fmt: skip
     axis.plot(100, 100, marker="*", color="black", markersize=15, linestyle="none", label="ideal", clip_on=False)
     left, bottom = (min(points[name].min(), 95) - 5 for name in ("changed", "kept"))
     axis.set(xlabel="asked-for attributes that the first answer has (%)", ylabel="other attributes kept (%)",
