@@ -18,7 +18,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, "_SIDE", 80)
     return [f"runs={tmp_path}", f"data.root={tmp_path}/none", "device=cpu", "backbone.name=ViT-S-32-alt",
             "backbone.pretrained=null", "editor.size=64", "editor.batch=2", "editor.steps=8", "iacma.batch=4",
-            "iacma.chunk=2", "atf.batch=4", "data.workers=0"]  # fmt: skip
+            "iacma.chunk=2", "atf.batch=4", "clip4cir.batch=4", "data.workers=0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["fashioniq", "cirr"])
