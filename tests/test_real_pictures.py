@@ -38,7 +38,9 @@ def test_the_notebooks_run_on_real_photos(dataset, clip_folder, tmp_path):
         f"runs={tmp_path}", f"data.root={dataset}", "data.workers=0", "data.heldout=0.2", "device=cpu",
         f"backbone.name=local-dir:{clip_folder}", "backbone.pretrained=null", "editor=instruct-pix2pix",
         f"editor.model={tmp_path / 'editor'}", "editor.revision=null", "editor.size=64", "editor.steps=2",
-        "iacma.epochs=1", "iacma.batch=4", "atf.epochs=1", "atf.batch=4", "evaluation.recall_at=[1, 5, 10]",
+        "evaluation.recall_at=[1, 5, 10]",
+        *(f"{part}.{key}" for part in ("iacma", "atf", "clip4cir", "combiner", "pic2word")
+          for key in ("epochs=1", "batch=4")),
     ]  # fmt: skip
     report = pipeline.run("fashioniq", overrides)
     run = load_config("fashioniq", overrides).run_dir
