@@ -37,9 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="all five notebooks in order, then a report")
     run.add_argument("--resume", action="store_true", help="go on with a run of this name")
     rehearse = commands.add_parser("rehearse", help="everything at real size on stand-ins: memory, rates, hours")
+    study = commands.add_parser("study", help="methods, ablations and sweeps (data/study.yaml), several seeds")
     stages = {name: commands.add_parser(name, help=text) for name, (_, text) in STAGES.items()}
     stages["data"].add_argument("action", nargs="?", choices=["check"], help="check: report what is missing, and stop")
-    for command in (run, rehearse, *stages.values()):
+    for command in (run, rehearse, study, *stages.values()):
         command.add_argument("--config", default="lite", help="a profile in notebooks/params, or a .yaml file")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
     compare = commands.add_parser("compare", help="the results of several runs side by side")
@@ -56,9 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     circo = commands.add_parser("circo", help="mAP on CIRCO's val split, and the file for its test server")
     circo.add_argument("--run", required=True, metavar="FOLDER", help="a finished run, such as runs/cirr")
     circo.add_argument("--root", default="data/circo", help="CIRCO's folder (default: data/circo)")
-    study = commands.add_parser("study", help="methods, ablations and sweeps (data/study.yaml), several seeds")
-    study.add_argument("--config", default="lite", help="a profile in notebooks/params, or a .yaml file")
-    study.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
     study.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 1 2 3 4)")
     study.add_argument("--parts", nargs="+", default=[], help="parts of the plan (default: all)")
     study.add_argument("--out", default="data/results", help="where the tables go (default: data/results)")

@@ -16,7 +16,6 @@ from tmcir_lite.examples import Example, choose, example, find
 from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
 from tmcir_lite.garments import ATTRIBUTES, VALUES, describe, other_values
 from tmcir_lite.stages import Data, known_attributes, known_garments, load_clip4cir, load_trained, load_trained_pic2word
-from tmcir_lite.transforms import pixels
 
 OURS = "TMCIR"
 
@@ -52,7 +51,7 @@ def attribute_confusions(backbone: Backbone, split: Split, count: int, seed: int
 def token_cosines(cfg: Config, backbone: Backbone, triplets: Sequence[Triplet], split: Split) -> Tensor:
     """Cosines of all patch tokens with all word tokens, padding left out, over some queries; one flat tensor."""
     device = next(backbone.parameters()).device
-    image = backbone.image(pixels([split.images[t.reference_name] for t in triplets], backbone.transform).to(device))
+    image = backbone.image(backbone.load([split.images[t.reference_name] for t in triplets]).to(device))
     text = backbone.text(backbone.tokenize(joined(triplets, cfg.data.val_captions)).to(device))
     S = similarity(image.tokens, text.tokens)
     return S[text.mask[:, None, :].expand_as(S)].cpu()

@@ -10,15 +10,15 @@ import open_clip
 import torch
 from open_clip.transformer import VisionTransformer
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 from torchvision.transforms.functional import to_pil_image
 
 from tmcir_lite.config import Backbone as Settings
-from tmcir_lite.files import InputError, atomic, read_json, resolve, write_json
+from tmcir_lite.files import InputError, read_json, resolve, write_json
 from tmcir_lite.hub import explain
 from tmcir_lite.model_card import check_hashes
+from tmcir_lite.training import save_weights
 from tmcir_lite.transforms import pixels, preprocess
 
 _LOCAL = "local-dir:"
@@ -157,8 +157,7 @@ class Backbone(nn.Module):
         """Writes a folder that `load_backbone("local-dir:...")` and open_clip itself can load."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic(folder / _WEIGHTS) as path:
-            save_file({name: t.detach().contiguous() for name, t in self.clip.state_dict().items()}, path)
+        save_weights(self.clip, folder / _WEIGHTS)
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(folder)
         write_json(folder / _CONFIG, self.config)

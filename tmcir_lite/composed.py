@@ -4,17 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tmcir_lite.atf import ATF, Fused
 from tmcir_lite.backbone import Backbone, load_backbone
 from tmcir_lite.config import Atf
-from tmcir_lite.files import atomic
 from tmcir_lite.frozen import Frozen
 from tmcir_lite.losses import Contrastive
 from tmcir_lite.rivals import CrossAttention
-from tmcir_lite.training import decay_groups, load_weights
+from tmcir_lite.training import decay_groups, load_weights, save_weights
 
 
 class Composed(Contrastive):
@@ -66,8 +64,7 @@ class Composed(Contrastive):
     def save(self, folder: Path) -> None:
         """Writes a folder that `load_composed` reads: the fusion's weights and, if trained, an open_clip model."""
         self.backbone.save(folder)
-        with atomic(Path(folder) / _FUSION) as path:
-            save_file({name: t.detach().contiguous() for name, t in self.fusion.state_dict().items()}, path)
+        save_weights(self.fusion, Path(folder) / _FUSION)
 
 
 _FUSION = "fusion.safetensors"

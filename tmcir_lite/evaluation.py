@@ -1,6 +1,7 @@
 """Retrieval metrics: features in, numbers out. Q queries, G gallery images, D shared dimension."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -160,25 +161,15 @@ def evaluate_split(
         InputError: rows that do not fit the split; an image without a feature, or a query without its one target in
             the gallery; and as `target_ranks`.
     """
-    if len(query_features) != len(split.triplets):
-        raise InputError(f"{len(query_features)} query features for {len(split.triplets)} triplets of {split.name}")
-    if len(gallery_names) != len(gallery_features):
-        raise InputError(f"{len(gallery_features)} gallery features for {len(gallery_names)} names")
-    row_of = _positions(gallery_names, "the gallery features")
     tables = []
     for name in protocols:
         rows = []
-        for category in split.galleries:
-            chosen = [i for i, triplet in enumerate(split.triplets) if triplet.category == category]
-            if not chosen:
-                raise InputError(f"category {category!r} of {split.root} has no triplets in {split.name}; leave it out")
-            triplets, rules = [split.triplets[i] for i in chosen], protocol(split, name, category)
-            images = gallery_features[_rows(rules.gallery, row_of, "the gallery features")]
-            queries = query_features[chosen]
-            numbers = _recalls(queries, images, triplets, rules, recall_at, chunk)
+        for part in _parts(query_features, gallery_names, gallery_features, split, name):
+            numbers = _recalls(part, recall_at, chunk)
             if known is not None:
-                numbers |= intent(triplets, _answers(queries, images, triplets, rules, chunk), known)
-            rows.append({"category": category, "queries": len(chosen), "gallery": len(images), **numbers})
+                numbers |= intent(part.triplets, _answers(part, chunk), known)
+            sizes = {"queries": len(part.triplets), "gallery": len(part.images)}
+            rows.append({"category": part.category, **sizes, **numbers})
         tables.append(_with_mean(pd.DataFrame(rows)).assign(layout=split.layout, protocol=name))
     table = pd.concat(tables, ignore_index=True)
     return table[["layout", "protocol", *table.columns.drop(["layout", "protocol"])]]
@@ -191,33 +182,62 @@ def answers(
 
     Arguments and errors are those of `evaluate_split`.
     """
-    row_of = _positions(gallery_names, "the gallery features")
     ranks, first = torch.empty(len(split.triplets), dtype=torch.long), [""] * len(split.triplets)
-    for category in split.galleries:
-        chosen = [i for i, triplet in enumerate(split.triplets) if triplet.category == category]
-        triplets, rules = [split.triplets[i] for i in chosen], protocol(split, name, category)
-        images, queries = gallery_features[_rows(rules.gallery, row_of, "the gallery features")], query_features[chosen]
-        ranks[chosen] = target_ranks(queries, images, *_places(triplets, rules))
-        for i, found in zip(chosen, _answers(queries, images, triplets, rules, CHUNK), strict=True):
+    for part in _parts(query_features, gallery_names, gallery_features, split, name):
+        ranks[part.chosen] = target_ranks(part.queries, part.images, part.target, part.masked)
+        for i, found in zip(part.chosen, _answers(part, CHUNK), strict=True):
             first[i] = found
     return ranks, first
 
 
-def _recalls(
-    queries: Tensor, gallery: Tensor, triplets: list[Triplet], rules: Protocol, recall_at: Sequence[int], chunk: int
-) -> dict[str, float]:
-    target, masked = _places(triplets, rules)
-    ranks = target_ranks(queries, gallery, target, masked, chunk)
+class _Part(NamedTuple):
+    """What one category's queries are ranked against under a protocol."""
+
+    category: str
+    chosen: list[int]
+    """Their places in the split."""
+    triplets: list[Triplet]
+    gallery: list[str]
+    queries: Tensor
+    images: Tensor
+    """The gallery's features."""
+    target: Tensor
+    masked: Tensor | None
+
+
+def _parts(
+    query_features: Tensor, gallery_names: Sequence[str], gallery_features: Tensor, split: Split, name: str
+) -> Iterator[_Part]:
+    if len(query_features) != len(split.triplets):
+        raise InputError(f"{len(query_features)} query features for {len(split.triplets)} triplets of {split.name}")
+    if len(gallery_names) != len(gallery_features):
+        raise InputError(f"{len(gallery_features)} gallery features for {len(gallery_names)} names")
+    row_of = _positions(gallery_names, "the gallery features")
+    for category in split.galleries:
+        chosen = [i for i, triplet in enumerate(split.triplets) if triplet.category == category]
+        if not chosen:
+            raise InputError(f"category {category!r} of {split.root} has no triplets in {split.name}; leave it out")
+        triplets, rules = [split.triplets[i] for i in chosen], protocol(split, name, category)
+        images = gallery_features[_rows(rules.gallery, row_of, "the gallery features")]
+        yield _Part(category, chosen, triplets, rules.gallery, query_features[chosen], images, *places(triplets, rules))
+
+
+def _recalls(part: _Part, recall_at: Sequence[int], chunk: int) -> dict[str, float]:
+    ranks = target_ranks(part.queries, part.images, part.target, part.masked, chunk)
     numbers = {f"R@{k}": recall(ranks, k) for k in recall_at}
-    if any(triplet.group_members for triplet in triplets):
-        row_of = _positions(rules.gallery, "the gallery")
-        ranks = subset_ranks(queries, gallery, target, _subsets(triplets, row_of), chunk)
+    if any(triplet.group_members for triplet in part.triplets):
+        subsets = _subsets(part.triplets, _positions(part.gallery, "the gallery"))
+        ranks = subset_ranks(part.queries, part.images, part.target, subsets, chunk)
         numbers |= {f"Rs@{k}": recall(ranks, k) for k in SUBSET_RECALL_AT}
     return numbers
 
 
-def _places(triplets: list[Triplet], rules: Protocol) -> tuple[Tensor, Tensor | None]:
-    """Rows in the gallery: of the targets, and of the references if they are masked."""
+def places(triplets: Sequence[Triplet], rules: Protocol) -> tuple[Tensor, Tensor | None]:
+    """Rows in a protocol's gallery: of the targets, and of the references if they are masked.
+
+    Raises:
+        InputError: a target that is not public, or an image that is not in the gallery.
+    """
     row_of = _positions(rules.gallery, "the gallery")
     for triplet in triplets:
         if triplet.target_name is None:
@@ -227,10 +247,9 @@ def _places(triplets: list[Triplet], rules: Protocol) -> tuple[Tensor, Tensor | 
     return target, masked
 
 
-def _answers(queries: Tensor, gallery: Tensor, triplets: list[Triplet], rules: Protocol, chunk: int) -> list[str]:
+def _answers(part: _Part, chunk: int) -> list[str]:
     """The name of the image that is ranked first for each query."""
-    _, masked = _places(triplets, rules)
-    return [rules.gallery[row] for row in top(queries, gallery, 1, masked, chunk).flatten().tolist()]
+    return [part.gallery[row] for row in top(part.queries, part.images, 1, part.masked, chunk).flatten().tolist()]
 
 
 def _subsets(triplets: list[Triplet], row_of: dict[str, int]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tmcir_lite.datasets import Protocol, Split, Triplet
-from tmcir_lite.evaluation import target_ranks, top
+from tmcir_lite.evaluation import places, target_ranks, top
 from tmcir_lite.garments import ATTRIBUTES, Garment
 from tmcir_lite.intent import verdict
 
@@ -52,11 +52,9 @@ def find(
         k: pictures to show for each query.
 
     Raises:
-        InputError: as `evaluation.target_ranks` and `evaluation.top`.
+        InputError: as `evaluation.places`, `evaluation.target_ranks` and `evaluation.top`.
     """
-    row = {name: index for index, name in enumerate(rules.gallery)}
-    target = torch.tensor([row[t.target_name] for t in triplets])
-    masked = torch.tensor([row[t.reference_name] for t in triplets]) if rules.masked else None
+    target, masked = places(triplets, rules)
     return {
         method: Found(target_ranks(queries, gallery, target, masked), top(queries, gallery, k, masked))
         for method, (queries, gallery) in features.items()

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tmcir_lite.backbone import Backbone
-from tmcir_lite.files import InputError, atomic
+from tmcir_lite.files import InputError
 from tmcir_lite.losses import Contrastive
-from tmcir_lite.training import load_weights
+from tmcir_lite.training import load_weights, save_weights
 
 MARKER = "*"
 """The word whose embedding the picture's takes the place of."""
@@ -54,8 +53,7 @@ class Pic2Word(Contrastive):
 
     def save(self, folder: Path) -> None:
         """Writes the mapping's weights; the backbone is the one that the run started from."""
-        with atomic(Path(folder) / _WEIGHTS) as path:
-            save_file({name: t.detach().contiguous() for name, t in self.mapping.state_dict().items()}, path)
+        save_weights(self.mapping, Path(folder) / _WEIGHTS)
 
 
 _WEIGHTS = "mapping.safetensors"

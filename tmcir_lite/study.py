@@ -17,6 +17,7 @@ from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import image_only, text_only, weighted_sum
 from tmcir_lite.composed import Composed
 from tmcir_lite.config import Config, environment
+from tmcir_lite.datasets import Split
 from tmcir_lite.evaluation import answers, evaluate_split
 from tmcir_lite.features import joined
 from tmcir_lite.files import InputError, atomic, read_json, write_text
@@ -97,31 +98,38 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
     aligned = _align(plan, cell.aligned, profile, overrides, seed)
     _link(cfg.run_dir / "iacma", aligned / "iacma")
     backbone, method, facts = _train(cfg, cell)
-    rows, outcomes = [], []
-    for split in () if cell.part == TUNING else val_splits(cfg, stages.prepare_data(cfg)):
-        protocol, known = PROTOCOL[split.layout], stages.known_garments(split)
-        names, gallery = gallery_of(split, backbone)
-        queries = queries_of(cfg, method, split, backbone, names, gallery)
-        table = evaluate_split(
-            queries, names, gallery, split, [protocol], cfg.evaluation.recall_at, cfg.evaluation.chunk, known
-        )
-        rows.append(table.query("category == 'mean'"))
-        ranks, first = answers(queries, names, gallery, split, protocol)
-        outcome = pd.DataFrame({"layout": split.layout, "query": range(len(ranks)), "rank": ranks.tolist()})
-        if known:
-            each = [intent([t], [answer], known) for t, answer in zip(split.triplets, first, strict=True)]
-            outcome = outcome.join(pd.DataFrame(each))
-        outcomes.append(outcome)
+    splits = val_splits(cfg, stages.prepare_data(cfg))
+    measured = [] if cell.part == TUNING else [_measure(cfg, method, split, backbone) for split in splits]
+    rows, outcomes = [row for row, _ in measured], [outcome for _, outcome in measured]
     where = environment(cfg)
     result = pd.concat(rows or [pd.DataFrame(index=[0])], ignore_index=True).assign(
-        part=cell.part, cell=cell.name, x=cell.x, aligned=cell.aligned, **facts, **_fusion_cost(cfg, method.query),
-        seed=seed, device=where["device"], commit=where["commit"], dirty=where["dirty"],
+        part=cell.part, cell=cell.name, x=cell.x, aligned=cell.aligned, **facts,
+        **_fusion_cost(cfg, method.query, splits[0]), seed=seed, device=where["device"], commit=where["commit"],
+        dirty=where["dirty"],
     )  # fmt: skip
     if outcomes:
         with atomic(cfg.run_dir / "outcomes.csv") as path:
             pd.concat(outcomes).to_csv(path, index=False, float_format="%.5g")
     with atomic(cfg.run_dir / "result.csv") as path:
         result.to_csv(path, index=False)
+
+
+def _measure(
+    cfg: Config, method: Method, split: Split, backbone: Backbone | Frozen
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The row of the result table for one val split, and a row for each of its queries."""
+    protocol, known = PROTOCOL[split.layout], stages.known_garments(split)
+    names, gallery = gallery_of(split, backbone)
+    queries = queries_of(cfg, method, split, backbone, names, gallery)
+    table = evaluate_split(
+        queries, names, gallery, split, [protocol], cfg.evaluation.recall_at, cfg.evaluation.chunk, known
+    )
+    ranks, first = answers(queries, names, gallery, split, protocol)
+    outcome = pd.DataFrame({"layout": split.layout, "query": range(len(ranks)), "rank": ranks.tolist()})
+    if known:
+        each = [intent([t], [answer], known) for t, answer in zip(split.triplets, first, strict=True)]
+        outcome = outcome.join(pd.DataFrame(each))
+    return table.query("category == 'mean'"), outcome
 
 
 def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: int) -> Path:
@@ -182,11 +190,10 @@ def _spent(cfg: Config, *trainings: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _fusion_cost(cfg: Config, model) -> dict[str, float]:
-    """What ATF makes of 512 val queries: share of words merged, tokens left, milliseconds a query for the fusion."""
+def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
+    """What ATF makes of 512 queries of a split: words merged (%), tokens left, milliseconds a query for the fusion."""
     if not (isinstance(model, Composed) and hasattr(model.fusion, "fuse")):
         return {}
-    split = val_splits(cfg, stages.prepare_data(cfg))[0]
     some = stages.sample(split.triplets, 512, seed=0)
     references = model.backbone.load([split.images[t.reference_name] for t in some])
     image = model.backbone.image(references)

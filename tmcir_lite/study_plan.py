@@ -12,7 +12,6 @@ from tmcir_lite.files import ROOT, InputError
 from tmcir_lite.known_edits import Spoil
 
 PLAN = ROOT / "data" / "study.yaml"
-Overrides = tuple[str, ...]
 MethodName = Literal["image only", "text only", "weighted sum", "Pic2Word", "CLIP4Cir", "TMCIR"]
 
 
@@ -59,10 +58,6 @@ class Plan(Section):
     alignments: dict[str, Alignment]
     cells: list[Cell]
     claims: list[Claim]
-
-    def part_of(self, name: str) -> str:
-        """The part that a cell belongs to."""
-        return next(cell.part for cell in self.cells if cell.name == name)
 
     def parts(self) -> list[str]:
         """The names of the parts, in order."""

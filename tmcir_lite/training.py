@@ -225,6 +225,11 @@ class _Checkpoint:
         return self._state.with_name(f"{kind}-{epoch}.safetensors")
 
 
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes a model's weights, as `load_weights` reads them, under a temporary name, then renames."""
+    _save_tensors(model.state_dict(), path)
+
+
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     with atomic(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
