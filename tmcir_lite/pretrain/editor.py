@@ -49,7 +49,7 @@ _TEXT = 40  # tokens
 _ANSWERS = [1 + len(values) for values in VALUES.values()]
 _READING = 0.05  # weight of the reading loss
 _DROP_TEXT, _DROP_BOTH = 0.06, 0.04  # shares of the batch, for classifier-free guidance
-_KEPT = ((), ("sleeves", "length"), ("sleeves", "length", "colour", "accent"))
+_KEPT = ((), ("sleeves", "length", "neckline"), ("sleeves", "length", "colour", "accent"))
 """Attributes that a third of the edits each leave alone: what is learned fast is shown less often than prints."""
 _AT_START = 0.9
 """Share of the training at the path's start; further on, the direction can be read off the state and the reference."""
