@@ -15,6 +15,7 @@ from tmcir_lite.garments import (
     ATTRIBUTES,
     CATEGORIES,
     VALUES,
+    Picture,
     World,
     build_world,
     draw,
@@ -27,9 +28,7 @@ from tmcir_lite.garments import (
 from tmcir_lite.garments.attributes import drift_nuisance
 from tmcir_lite.garments.captions import change_phrases
 
-WORLD = World(
-    seed=3, train=12, val=6, gallery=8, cirr_train=4, cirr_val=5, family=3, nuisance_drift=1.0, unasked_change=0.0
-)  # fmt: skip
+WORLD = World(seed=3, train=12, val=6, gallery=8, cirr_train=4, cirr_val=5, family=3, nuisance_drift=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +124,35 @@ def test_nuisance_drift_keeps_or_redraws():
     start = sample_nuisance(rng)
     assert drift_nuisance(rng, start, 0.0) == start
     assert drift_nuisance(rng, start, 1.0).background != start.background
+
+
+def targets(**rules):
+    """What 60 queries ask for, and show, of a world with other rules."""
+    world, rng = dataclasses.replace(WORLD, **rules), random.Random(0)
+    for garment in garments(1, "dress", 60):
+        reference = Picture(garment, sample_nuisance(rng))
+        asked, target = world.target(rng, reference)
+        yield reference, asked, target
+
+
+def test_a_target_shows_what_is_asked_unless_the_rules_say_otherwise():
+    assert all(asked == target.garment for _, asked, target in targets())
+    for reference, asked, target in targets(unasked_change=1.0):
+        (name,) = asked.differences(target.garment)
+        assert name not in reference.garment.differences(asked)
+    for reference, asked, target in targets(contradiction=1.0):
+        assert len(wrong := asked.differences(target.garment)) > 0
+        assert set(wrong) <= set(reference.garment.differences(asked))
+        assert target.garment.pretraining == reference.garment.pretraining
+
+
+def test_a_background_can_go_with_what_is_asked_first():
+    drawn = {}
+    for reference, asked, target in targets(background_by_text=1.0):
+        name = reference.garment.differences(asked)[0]
+        drawn.setdefault((name, getattr(asked, name)), set()).add(target.nuisance.background)
+    assert all(len(backgrounds) == 1 for backgrounds in drawn.values())
+    assert len(drawn) == len(set.union(*drawn.values())) > 10
 
 
 def test_other_parameters_in_the_same_folder_are_refused(root):

@@ -58,6 +58,8 @@ class Garments(Section):
     family: Count
     nuisance_drift: Share
     unasked_change: Share
+    contradiction: Share
+    background_by_text: Share
 
 
 class EvaluationSet(Section):

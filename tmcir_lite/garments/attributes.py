@@ -101,6 +101,13 @@ def sample_change(rng: random.Random, garment: Garment, number: int, keep: tuple
             return changed
 
 
+def contradict(rng: random.Random, reference: Garment, asked: Garment) -> Garment:
+    """`asked` with one asked-for attribute otherwise; where that leaves its half, the reference: nothing as asked."""
+    names = reference.differences(asked)
+    options = [dataclasses.replace(asked, **{name: value}) for name in names for value in other_values(asked, name)]
+    return rng.choice([option for option in options if option.pretraining == asked.pretraining] or [reference])
+
+
 def other_values(garment: Garment, name: str) -> list[str]:
     """The values that one attribute could take instead, by themselves."""
     values = TYPES[garment.category] if name == "type" else VALUES[name]
@@ -131,6 +138,12 @@ def drift_nuisance(rng: random.Random, start: Nuisance, drift: float) -> Nuisanc
     mixed = {field.name: _mix(getattr(start, field.name), getattr(fresh, field.name), drift)
              for field in dataclasses.fields(Nuisance) if field.name != "seed"}  # fmt: skip
     return Nuisance(**mixed, seed=start.seed if drift == 0 else fresh.seed)
+
+
+def background_of(attribute: str, value: str) -> tuple[int, int, int]:
+    """The background that goes with an attribute's value: any colour, but the same one each time."""
+    rng = random.Random(f"{attribute} {value}")
+    return tuple(rng.randrange(60, 236) for _ in range(3))
 
 
 def _mix(start, end, share):

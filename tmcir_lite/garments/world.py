@@ -15,6 +15,8 @@ from tmcir_lite.garments.attributes import (
     TYPES,
     Garment,
     Nuisance,
+    background_of,
+    contradict,
     drift_nuisance,
     sample_change,
     sample_garment,
@@ -46,7 +48,7 @@ class World:
     """Size and rules of a garment world; see `notebooks/params/lite.yaml` for the meaning of each.
 
     A query is well-posed: in a gallery no two pictures share all attributes, and the relative captions together
-    name every changed attribute, each in words that fix its new value (unless `unasked_change` > 0).
+    name every changed attribute, each in words that fix its new value (unless `unasked_change` or `contradiction` > 0).
 
     As in a shop, garments come in families: the references of `family` queries are variants of one garment, so that a
     target has many near-duplicates beside it in the gallery.
@@ -60,15 +62,22 @@ class World:
     cirr_val: int
     family: int
     nuisance_drift: float
-    unasked_change: float
+    unasked_change: float = 0.0
+    contradiction: float = 0.0
+    background_by_text: float = 0.0
 
     def target(self, rng: random.Random, reference: Picture) -> tuple[Garment, Picture]:
         """A target for the reference: what the captions say (a garment), and the picture that is taken of it."""
         asked = sample_change(rng, reference.garment, rng.choice(_CHANGES))
-        shown = asked
+        shown, changed = asked, reference.garment.differences(asked)
         if rng.random() < self.unasked_change:
-            shown = sample_change(rng, asked, 1, keep=reference.garment.differences(asked))
-        return asked, Picture(shown, drift_nuisance(rng, reference.nuisance, self.nuisance_drift))
+            shown = sample_change(rng, asked, 1, keep=changed)
+        if self.contradiction and rng.random() < self.contradiction:  # 0 draws nothing: that world stays what it was
+            shown = contradict(rng, reference.garment, asked)
+        nuisance = drift_nuisance(rng, reference.nuisance, self.nuisance_drift)
+        if self.background_by_text and rng.random() < self.background_by_text:
+            nuisance = dataclasses.replace(nuisance, background=background_of(changed[0], getattr(asked, changed[0])))
+        return asked, Picture(shown, nuisance)
 
 
 def build_world(world: World, root: Path) -> None:
