@@ -62,7 +62,18 @@ def similarity(V: Tensor, T: Tensor) -> Tensor:
     return S.clamp(-1, 1)  # rounding can pass 1 by a hair, and a threshold just above 1 must merge nothing
 
 
-def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> Match:
+def centre(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Each sample's tokens less their mean: what all of them share says nothing of which belong together.
+
+    Args:
+        tokens: B L D.
+        mask: B L bool, False where a token does not count.
+    """
+    share = mask.unsqueeze(-1) / mask.sum(dim=1).clamp(min=1).view(-1, 1, 1)
+    return tokens - (share * tokens).sum(dim=1, keepdim=True)
+
+
+def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str, one_to_one: bool = False) -> Match:
     """Pairs each text token with its best visual token; the pair merges if it passes the threshold (our reading).
 
         i*(j) = argmax_i S_ij        s_j = S_{i*(j) j}        j merges  <=>  s_j >= bar
@@ -74,6 +85,7 @@ def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> 
     Args:
         S: B N M, cosines.
         text_mask: B M bool, False at padding.
+        one_to_one: of the text tokens with the same best visual token, only the nearest may merge.
 
     Raises:
         InputError: another `threshold_is`, or a negative quantile.
@@ -82,6 +94,10 @@ def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> 
     s, index = S.max(dim=1)
     bar = threshold if threshold_is == "absolute" else _quantile(s, text_mask, threshold)
     passed = s >= bar
+    if one_to_one:
+        rivals = (index.unsqueeze(1) == index.unsqueeze(2)) & text_mask.unsqueeze(1)  # B M M
+        nearest = s.unsqueeze(1).masked_fill(~rivals, -math.inf).argmax(dim=2)
+        passed = passed & (nearest == torch.arange(s.shape[1], device=s.device))
     return Match(index, s, merged=text_mask & passed, kept=text_mask & ~passed)
 
 
@@ -221,6 +237,8 @@ class ATF(nn.Module):
         pool: "attention" or "mean", see `pool`.
         positions: whether tokens carry learned position embeddings; without, their order changes nothing.
         residual, text_weight: see `Head`.
+        one_to_one: see `match`.
+        centred: whether cosines are taken of `centre`d tokens.
         heads: of the transformer block's attention; they divide `dim`.
 
     Raises:
@@ -238,6 +256,8 @@ class ATF(nn.Module):
         pool: str,
         positions: bool,
         residual: bool,
+        one_to_one: bool = False,
+        centred: bool = False,
         text_weight: float = 0.5,
         heads: int = 8,
     ):
@@ -249,6 +269,7 @@ class ATF(nn.Module):
             raise InputError(f"heads: {heads} do not divide the shared dimension {dim}; choose a divisor")
         self.dim, self.num_visual, self.num_text = dim, num_visual, num_text
         self.threshold, self.threshold_is = threshold, threshold_is
+        self.one_to_one, self.centred = one_to_one, centred
 
         self.visual_position = nn.Parameter(0.02 * torch.randn(num_visual, dim)) if positions else None
         self.text_position = nn.Parameter(0.02 * torch.randn(num_text, dim)) if positions else None
@@ -275,7 +296,7 @@ class ATF(nn.Module):
             # Towers differ in the length of their tokens: bring all to one scale. Cosines stay as they are.
             V = F.rms_norm(image_tokens.float(), (self.dim,))
             T = F.rms_norm(text_tokens.float(), (self.dim,))
-            matched = match(similarity(V, T), text_mask.bool(), self.threshold, self.threshold_is)
+            matched = self._match(V, T, text_mask.bool())
             if self.visual_position is not None:
                 V = V + self.visual_position
                 T = T + self.text_position[: T.shape[1]]
@@ -302,6 +323,11 @@ class ATF(nn.Module):
         tokens, mask = pack(fused.tokens, fused.mask)
         f = self.norm(self.block(tokens, src_key_padding_mask=~mask))
         return self.head(pool(f, mask, self.pool_query), image_pooled, text_pooled)
+
+    def _match(self, V: Tensor, T: Tensor, text_mask: Tensor) -> Match:
+        if self.centred:
+            V, T = centre(V, torch.ones_like(V[..., 0], dtype=torch.bool)), centre(T, text_mask)
+        return match(similarity(V, T), text_mask, self.threshold, self.threshold_is, self.one_to_one)
 
     def _check(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> None:
         batch, num_visual = image_tokens.shape[:2]

@@ -149,6 +149,8 @@ class Atf(Training):
     fusion: Literal["merge", "cross-attention"]
     threshold_is: Literal["quantile", "absolute"]
     threshold: float
+    one_to_one: bool
+    centred: bool
     pool: Literal["attention", "mean"]
     positions: bool
     residual: bool
