@@ -90,11 +90,13 @@ def test_seeds_hold_out_other_triplets_and_share_the_pictures(tables):
 def test_alignments_of_any_loss_share_the_pictures(tables):
     """What IACMA does with the pictures is no part of the run that draws them."""
     plan, (_, overrides) = load_plan(), tables
-    cfg = pictures_config(plan, "lite", overrides)
+    cfg = pictures_config(plan, "pseudo", "lite", overrides)
     assert cfg.run_dir.parent == cell_config(plan, plan.cells[0], "lite", overrides, 3).run_dir.parent.parent
     for name in ("pseudo", "pseudo, words too"):
-        assert pictures_config(plan, "lite", overrides) == cfg
+        assert pictures_config(plan, name, "lite", overrides) == cfg
         assert (_align(plan, name, "lite", overrides, 0) / "pseudo_targets").resolve().is_relative_to(cfg.run_dir)
+    assert pictures_config(plan, "pseudo, guidance 4", "lite", overrides).editor.guidance == 4
+    assert pictures_config(plan, "pseudo, guidance 4", "lite", overrides).run_dir != cfg.run_dir
 
 
 def test_an_unknown_part_is_named():

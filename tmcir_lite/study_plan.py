@@ -100,9 +100,13 @@ def alignment_config(plan: Plan, name: str, profile: str, overrides: Sequence[st
     return cfg.model_copy(update={"garments": garments, "data": data})
 
 
-def pictures_config(plan: Plan, profile: str, overrides: Sequence[str]) -> Config:
-    """The run that draws the editor's pseudo-targets, once for all seeds and alignments: beside the seeds' folders."""
-    cfg = _config(plan, profile, overrides, "pictures", 0)
+def pictures_config(plan: Plan, name: str, profile: str, overrides: Sequence[str]) -> Config:
+    """The run that draws an alignment's pseudo-targets: beside the seeds' folders, since seeds share it.
+
+    So do alignments, as long as they ask for the same editor.
+    """
+    editor = [change for change in plan.alignments[name].set if change.startswith("editor.")]
+    cfg = _config(plan, profile, [*overrides, *editor], " ".join(["pictures", *editor]), 0)
     return cfg.model_copy(update={"runs": str(Path(cfg.runs).parent)})
 
 

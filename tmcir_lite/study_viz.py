@@ -67,8 +67,9 @@ def _curve(axis: Axes, rows: pd.DataFrame, colour: str, label: str | None = None
 def dose_response(study: Study) -> Figure:
     """What IACMA gives the weighted sum with pseudo-targets from perfect to all wrong, and with the editor's own."""
     shown = {"perfect": "sum, perfect", "a quarter copies": "a quarter copies", "all copies": "all copies",
-             "half wrong": "half wrong", "all wrong": "all wrong", "the editor's": "sum, pseudo"}  # fmt: skip
-    figure, axis = plt.subplots(figsize=(10, 4))
+             "half wrong": "half wrong", "all wrong": "all wrong", "the editor's": "sum, pseudo",
+             "editor, guidance 1": "editor, guidance 1", "editor, guidance 4": "editor, guidance 4"}  # fmt: skip
+    figure, axis = plt.subplots(figsize=(13, 4))
     _gains(axis, study, shown, "weighted sum")
     axis.set_title("IACMA with pseudo-targets of known quality", loc="left")
     return _done(figure)
@@ -76,9 +77,12 @@ def dose_response(study: Study) -> Figure:
 
 def drift(study: Study) -> Figure:
     """What IACMA gives the weighted sum with real targets that drift less or more, and with pseudo-targets."""
-    shown = {"real": "sum, real", "real, no drift": "no drift", "real, unasked changes": "unasked changes",
-             "perfect": "sum, perfect", "the editor's": "sum, pseudo"}  # fmt: skip
-    figure, axis = plt.subplots(figsize=(9, 4))
+    rules = ("no drift", "background by text", "half unasked changes", "unasked changes", "half contradicted",
+             "contradicted")  # fmt: skip
+    shown = {"real": "sum, real"} | {f"real, {rule}": rule for rule in rules}
+    shown |= {"perfect": "sum, perfect", "the editor's": "sum, pseudo"}
+    shown |= {f"{kind}, 500 triplets": f"sum, {kind}, 500" for kind in ("real", "perfect")}
+    figure, axis = plt.subplots(figsize=(14.5, 4))
     _gains(axis, study, shown, "weighted sum")
     axis.set_title("IACMA with real and with pseudo-targets", loc="left")
     return _done(figure)
@@ -86,15 +90,15 @@ def drift(study: Study) -> Figure:
 
 def ablations(study: Study) -> Figure:
     """What each part of the fusion, and each alignment before it, changes."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14.5, 4.2))
-    parts = (_OFF, "without positions", "pooled by mean", "without residual", "cross-attention", "encoders frozen")
-    _gains(left, study, {name.removeprefix("TMCIR, "): name for name in parts}, _HALF)
-    left.set_title("Parts of the fusion", loc="left")
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(14, 8))
+    own = [cell.name for cell in study.plan.cells if cell.part == "fusion"]
+    _gains(upper, study, {name.removeprefix("TMCIR, "): name for name in (_OFF, "cross-attention", *own)}, _HALF)
+    upper.set_title("Parts of the fusion", loc="left")
     alignments = ("real", "perfect", "words too")
     shown = {"pseudo": "TMCIR after IACMA"} | {name: f"fusion, {name}" for name in alignments}
     shown |= {"words too, merging off": "fusion off, words too"}
-    _gains(right, study, shown, _HALF)
-    right.set_title("Alignments before the fusion", loc="left")
+    _gains(lower, study, shown, _HALF)
+    lower.set_title("Alignments before the fusion", loc="left")
     return _done(figure)
 
 
