@@ -9,9 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmcir_lite import config
-from tmcir_lite.config import load_config, pick_device, start_run
+from tmcir_lite import config, run_folder
+from tmcir_lite.config import load_config, pick_device
 from tmcir_lite.files import ROOT, InputError
+from tmcir_lite.run_folder import start_run
 
 
 def lite(**changes):
@@ -163,7 +164,7 @@ def test_start_run_writes_what_a_result_has_to_name(tmp_path):
     assert folder == tmp_path / "lite"
     assert load_config(folder / "config.yaml") == cfg
     environment = json.loads((folder / "environment.json").read_text())
-    assert environment["packages"].keys() == set(config.PACKAGES)
+    assert environment["packages"].keys() == set(run_folder.PACKAGES)
     assert environment["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert (environment["device"], environment["seed"]) == ("cpu", 7)
     assert environment.keys() >= {"python", "platform", "cpu_count", "commit", "dirty", "time"}
@@ -181,8 +182,8 @@ def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
 
 
 def test_outside_a_git_checkout_the_commit_is_null(tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "ROOT", tmp_path)
-    environment = config.environment(load_config("lite", ["device=cpu"]))
+    monkeypatch.setattr(run_folder, "ROOT", tmp_path)
+    environment = run_folder.environment(load_config("lite", ["device=cpu"]))
     assert (environment["commit"], environment["dirty"]) == (None, None)
 
 

@@ -4,13 +4,8 @@
 """
 
 import difflib
-import importlib.metadata
-import os
-import platform
 import re
-import subprocess
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,12 +13,11 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from tmcir_lite.files import ROOT, InputError, resolve, write_json, write_text
+from tmcir_lite.files import ROOT, InputError, resolve
 from tmcir_lite.processes import own_device
 
 PROFILES = ROOT / "notebooks" / "params"
 EDITORS = PROFILES / "editors.yaml"
-PACKAGES = ("torch", "open_clip_torch", "diffusers", "transformers", "accelerate")
 
 Seed = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -209,7 +203,7 @@ def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> Config:
             One line a problem, each with the key's full dotted name.
     """
     path = _profile_path(profile)
-    values = _read_yaml(path)
+    values = read_yaml(path)
     _look_up_editor(values, path)
     sources = {}
     for override in overrides:
@@ -242,50 +236,6 @@ def pick_device(name: str) -> torch.device:
     return own_device(name)
 
 
-def start_run(cfg: Config) -> Path:
-    """Makes the run's folder with `config.yaml` and `environment.json`; returns the folder.
-
-    Starting again with the same configuration is how a run goes on; `environment.json` then tells the latest start.
-
-    Raises:
-        InputError: the folder holds a run with another configuration.
-    """
-    path = cfg.run_dir / "config.yaml"
-    if path.exists():
-        there, now = _flatten(_read_yaml(path)), _flatten(cfg.model_dump())
-        differing = [
-            f"{key} ({there.get(key, 'absent')} there, {now.get(key, 'absent')} now)"
-            for key in {**there, **now}
-            if (key in there) != (key in now) or there.get(key) != now.get(key)
-        ]
-        if differing:
-            raise InputError(
-                f"{path}: this run was started with another configuration: {', '.join(differing)};"
-                f" choose another name= or remove {cfg.run_dir}"
-            )
-    else:
-        write_text(path, yaml.safe_dump(cfg.model_dump(), sort_keys=False))
-    write_json(cfg.run_dir / "environment.json", environment(cfg))
-    return cfg.run_dir
-
-
-def environment(cfg: Config) -> dict[str, Any]:
-    """What a result has to name beside its configuration: versions, machine, commit, seed, time (UTC)."""
-    device = pick_device(cfg.device)
-    commit, dirty = _git_state()
-    return {
-        "python": platform.python_version(),
-        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu_count": os.cpu_count(),
-        "commit": commit,
-        "dirty": dirty,
-        "seed": cfg.seed,
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML's own loader silently keeps the last of two equal keys; this one refuses them."""
 
@@ -304,7 +254,7 @@ def _look_up_editor(values: dict[str, Any], source: object) -> None:
     """Where `editor` is a name, puts in its place the section that `editors.yaml` has under this name."""
     name = values.get("editor")
     if isinstance(name, str):
-        table = _read_yaml(EDITORS)
+        table = read_yaml(EDITORS)
         if name not in table:
             raise InputError(f"{source}: editor: {name!r} is unknown; {EDITORS} has {', '.join(table)}")
         values["editor"] = table[name]
@@ -325,7 +275,12 @@ def _profile_path(profile: str | Path) -> Path:
     return path
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Raises:
+        InputError: it is missing, no YAML, or no `key: value` lines.
+    """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except FileNotFoundError:
@@ -410,27 +365,3 @@ def _overlap(one: str, other: str) -> bool:
     """Whether one dotted key is the other or lies inside it."""
     shorter, longer = sorted((one, other), key=len)
     return f"{longer}.".startswith(f"{shorter}.")
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _git_state() -> tuple[str | None, bool | None]:
-    """Commit and whether files differ from it; (None, None) where the package does not run from its own checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # installed inside someone else's checkout
-            return None, None
-        # `make notebooks` rewrites these as it goes: they show results and decide none.
-        shown = (":!notebooks/*.ipynb", ":!data/results")
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".", *shown))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import Baseline, image_only, text_only, weighted_sum
-from tmcir_lite.config import Config, environment
+from tmcir_lite.config import Config
 from tmcir_lite.datasets import PROTOCOLS, Split, load_split
 from tmcir_lite.evaluation import evaluate_split
 from tmcir_lite.features import encode_captions, encode_images, encode_queries
@@ -18,6 +18,7 @@ from tmcir_lite.garments import Garment
 from tmcir_lite.intent import MEASURES
 from tmcir_lite.losses import Contrastive
 from tmcir_lite.published import beside_published
+from tmcir_lite.run_folder import environment
 from tmcir_lite.stages import (
     Data,
     known_garments,

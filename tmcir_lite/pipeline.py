@@ -11,8 +11,9 @@ import papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from tmcir_lite.config import load_config, start_run
+from tmcir_lite.config import load_config
 from tmcir_lite.files import ROOT, InputError, atomic, write_text
+from tmcir_lite.run_folder import start_run
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = ("01_data", "02_pseudo_targets", "03_iacma", "04_atf", "05_evaluation")

@@ -13,7 +13,7 @@ from tmcir_lite.backbone import Backbone, load_backbone
 from tmcir_lite.baselines import choose_weight
 from tmcir_lite.batches import train_loader
 from tmcir_lite.composed import Composed, build_fusion, load_composed
-from tmcir_lite.config import Atf, Config, Training, pick_device, start_run
+from tmcir_lite.config import Atf, Config, Training, pick_device
 from tmcir_lite.config import Backbone as BackboneSettings
 from tmcir_lite.datasets import Split, Triplet, hold_out, load_split, union
 from tmcir_lite.editors import load_editor
@@ -29,6 +29,7 @@ from tmcir_lite.picture_cache import picture_reader
 from tmcir_lite.processes import main_first, main_only
 from tmcir_lite.pseudo_targets import generate, jobs_for
 from tmcir_lite.rivals import Combiner, PooledSum
+from tmcir_lite.run_folder import start_run
 from tmcir_lite.training import Schedule, decay_groups, fit, is_complete, load_weights, read_history
 
 

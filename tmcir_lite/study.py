@@ -16,7 +16,7 @@ from tmcir_lite import stages
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import image_only, text_only, weighted_sum
 from tmcir_lite.composed import Composed
-from tmcir_lite.config import Config, environment
+from tmcir_lite.config import Config
 from tmcir_lite.datasets import Split
 from tmcir_lite.evaluation import answers, evaluate_split
 from tmcir_lite.features import joined
@@ -26,6 +26,7 @@ from tmcir_lite.intent import MEASURES, intent
 from tmcir_lite.intervals import paired_difference
 from tmcir_lite.known_edits import draw_known_edits
 from tmcir_lite.measure import Method, gallery_of, queries_of, val_splits
+from tmcir_lite.run_folder import environment
 from tmcir_lite.study_plan import Cell, Plan, alignment_config, cell_config, load_plan, pictures_config
 from tmcir_lite.study_report import RESULTS, load_study, markdown
 from tmcir_lite.training import read_history
