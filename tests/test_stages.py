@@ -163,8 +163,10 @@ def test_encoders_that_were_trained_are_never_exchanged(cfg):
     torch.testing.assert_close(one, other)
 
 
-def test_iacma_of_no_epochs_leaves_the_encoders_as_they_were(tiny):
-    run = load_config("lite", [*tiny, "name=unaligned", "iacma.epochs=0"])
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_iacma_of_no_epochs_leaves_the_encoders_as_they_were(tiny, tmp_path, cache):
+    changes = [f"runs={tmp_path}", "iacma.epochs=0", f"data.cache={tmp_path / cache if cache else 'null'}"]
+    run = load_config("lite", [*tiny, *changes])
     assert stages.train_iacma(run)["epoch"].tolist() == [0]
     start, aligned = stages.load_start(run), stages.load_aligned(run)
     for one, other in zip(start.parameters(), aligned.parameters(), strict=True):

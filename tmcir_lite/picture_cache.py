@@ -60,8 +60,11 @@ class CachedPictures:
 
 
 def picture_reader(paths: Sequence[Path], transform: Compose, folder: Path | None) -> Callable[[Path], Tensor]:
-    """A function from a path to the encoder's pixels: with a folder cached there, else decoded each time."""
-    return CachedPictures(paths, transform, folder) if folder else _Decoded(transform)
+    """A function from a path to the encoder's pixels: with a folder cached there, else decoded each time.
+
+    Without paths, as of a training of no epochs, there is nothing to cache.
+    """
+    return CachedPictures(paths, transform, folder) if folder and paths else _Decoded(transform)
 
 
 class _Decoded:
