@@ -36,6 +36,7 @@ def test_every_cell_has_a_row_a_seed_and_layout(tables):
     assert table.query("layout == 'cirr'")["Rs@1"].notna().all()
     tmcir = table[table["cell"] == "TMCIR"]
     off = table[table["cell"] == "TMCIR, merging off"]
+    assert table[table["cell"].isin(["CLIP4Cir", "cross-attention", "TMCIR"])]["fusion_ms"].notna().all()
     assert (tmcir["merged"] > 0).all()
     assert (off["merged"] == 0).all()
     assert (tmcir["tokens"] < off["tokens"].to_numpy()).all()

@@ -13,8 +13,8 @@ RESULTS = ROOT / "data" / "results"
 LAYOUTS = {"fashioniq": "Fashion-IQ layout", "cirr": "CIRR layout"}
 ABSENT = "not run"
 MIXED = "mixed"
-_SHOWN = ("R@1", "R@5", "R@10", "R@50", "Rs@1", *MEASURES, "parameters", "seconds")
-_FACTS = ("protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens", "fusion_ms")
+_SHOWN = ("R@1", "R@5", "R@10", "R@50", "Rs@1", *MEASURES, "parameters", "seconds", "fusion_ms")
+_FACTS = ("protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens")
 _EFFECTS = ("claim", "effect", "measure", "layout", "difference", "low", "high", "seeds", "verdict")
 _UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
 _NO_WAY = "cannot be tested here: no weights and no photos"
@@ -71,7 +71,7 @@ def main_table(study: Study, layout: str) -> pd.DataFrame:
         {name: {"seeds": len(rows) or ABSENT} | {column: _spread(rows[column]) for column in shown}
          for name, rows in found.items()}
     ).T  # fmt: skip
-    return table.rename_axis("method")
+    return table.rename_axis("method").rename(columns={"fusion_ms": "fusion ms a query"})
 
 
 def _spread(values: pd.Series) -> str:
@@ -79,7 +79,7 @@ def _spread(values: pd.Series) -> str:
     values = values.dropna()
     if values.empty:
         return ""
-    digits = 1 if values.name in (*MEASURES, "seconds") or values.name.startswith("R") else 0
+    digits = {"parameters": 0, "fusion_ms": 2}.get(values.name, 1)
     mean = f"{values.mean():,.{digits}f}"
     return mean if len(values) == 1 or digits == 0 else f"{mean} ± {values.std():.{digits}f}"
 
