@@ -9,6 +9,7 @@ import pytest
 from tmcir_lite.files import ROOT
 from tmcir_lite.model_card import HASHES, check_hashes
 from tmcir_lite.pipeline import NOTEBOOKS, check_parameters
+from tmcir_lite.study_report import LAYOUTS, ledger, load_study
 
 FOLDER = ROOT / "notebooks"
 
@@ -47,6 +48,12 @@ def test_cells_that_nbval_compares_have_outputs_to_compare_with(name):
 def test_what_the_readme_shows_is_there():
     shown = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
     assert [path for path in shown if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_tells_the_claims_as_the_study_found_them():
+    rows = ledger(load_study())[["claim", *LAYOUTS.values(), "verdict"]]
+    readme = (ROOT / "README.md").read_text()
+    assert [line for row in rows.values if (line := f"| {' | '.join(row)} |") not in readme] == []
 
 
 def test_every_command_of_the_readme_is_there():
