@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from tmcir_lite.config import CaptionJoin
@@ -38,6 +39,7 @@ def train_loader(
     seed: int,
     epoch: int,
     workers: int = 0,
+    near: tuple[Tensor, int] | None = None,
 ) -> DataLoader:
     """The shuffled batches of one epoch, `{column: (B, 3, H, W), ..., "texts": (B, M) ids}`, without a short last one.
 
@@ -45,6 +47,8 @@ def train_loader(
 
     Args:
         read: a picture's path to the encoder's pixels, 3 H W (`picture_cache.picture_reader`).
+        near: for batches with hard negatives, a feature of each triplet, T D, and the size of the groups of near ones
+            that a batch is made of (see `near_together`); None: at random.
 
     Raises:
         InputError: fewer triplets than one batch.
@@ -52,16 +56,38 @@ def train_loader(
     if len(triplets) < batch:
         raise InputError(f"batch: {batch} is more than the {len(triplets)} triplets to train on; choose a smaller one")
     texts = [join_captions(t.captions, captions, random.Random(f"{seed}/{epoch}/{t.id}")) for t in triplets]
-
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
     return DataLoader(
         Examples(columns, texts, read),
         batch_size=batch,
-        shuffle=True,
+        shuffle=near is None,
+        sampler=near and near_together(*near, generator),
         drop_last=True,
         collate_fn=partial(_collate, tuple(columns), tokenize),
-        generator=torch.Generator().manual_seed(1_000_003 * seed + epoch),
+        generator=generator,
         num_workers=workers,
     )
+
+
+def near_together(features: Tensor, group: int, generator: torch.Generator) -> list[int]:
+    """An order of all rows: one drawn at random, the `group` - 1 nearest to it of those not taken yet, and so on.
+
+    In a batch of such groups the negatives of a pair are partly hard ones.
+
+    Args:
+        features: T D.
+    """
+    features = F.normalize(features, dim=1)
+    free = torch.ones(len(features), dtype=torch.bool)
+    order = []
+    for row in torch.randperm(len(features), generator=generator).tolist():
+        if free[row]:
+            free[row] = False
+            cosines = (features @ features[row]).masked_fill(~free, -torch.inf)
+            others = cosines.topk(min(group - 1, int(free.sum()))).indices
+            free[others] = False
+            order += [row, *others.tolist()]
+    return order
 
 
 def _collate(names: Sequence[str], tokenize: Callable, items: Sequence[dict]) -> dict[str, Tensor]:

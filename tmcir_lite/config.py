@@ -73,6 +73,7 @@ class Data(Section):
     val_captions: QueryCaptions
     heldout: OpenShare
     triplets: Count | None
+    neighbours: Count
     workers: Annotated[int, Field(ge=0)]
     cache: Text | None
     skip_missing: bool

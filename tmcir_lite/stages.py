@@ -362,9 +362,13 @@ def _loaders(cfg: Config, columns, triplets, backbone: Backbone | Frozen, batch:
         with main_first(pick_device(cfg.device)):
             read = picture_reader(paths, backbone.transform, cache)
 
+    near = None
+    if cfg.data.neighbours > 1 and "targets" in columns:
+        near = encode_images(backbone, columns["targets"]), cfg.data.neighbours
+
     def loader(epoch):
         return train_loader(
-            columns, triplets, cfg.data.train_captions, read, backbone.tokenize, batch, cfg.seed, epoch, workers
+            columns, triplets, cfg.data.train_captions, read, backbone.tokenize, batch, cfg.seed, epoch, workers, near
         )
 
     return loader
