@@ -32,10 +32,14 @@ def test_a_batch_is_made_of_groups():
     features = torch.nn.functional.one_hot(kinds).float()
     triplets = [Triplet(str(n), f"r{n}", f"t{n}", ("is red",), "dress") for n in range(12)]
     columns = {"targets": [str(kind) for kind in kinds.tolist()]}
-    loader = train_loader(
-        columns, triplets, "and", lambda path: torch.full((3, 1, 1), float(path)), lambda texts: torch.zeros(len(texts)),
-        6, seed=0, epoch=1, near=(features, 3),
-    )  # fmt: skip
+
+    def read(path):
+        return torch.full((3, 1, 1), float(path))
+
+    def tokenize(texts):
+        return torch.zeros(len(texts))
+
+    loader = train_loader(columns, triplets, "and", read, tokenize, 6, seed=0, epoch=1, near=(features, 3))
     for batch in loader:
         first, second = batch["targets"][:, 0, 0, 0].split(3)
         assert len(set(first.tolist())) == len(set(second.tolist())) == 1
