@@ -186,6 +186,14 @@ def test_the_word_loss_is_refused_in_parts():
         load_config("lite", ["iacma.token_weight=1.0", "iacma.chunk=8"])
 
 
+def test_hard_negatives_make_other_batches(cfg, tiny, tmp_path):
+    run = load_config("lite", [*tiny, f"runs={tmp_path}", "iacma.epochs=0", "data.neighbours=2"])
+    stages.train_iacma(run)
+    plain, hard = (stages.train_atf(each) for each in (cfg, run))
+    assert hard["epoch"].tolist() == plain["epoch"].tolist()
+    assert hard["loss"].iloc[0] != plain["loss"].iloc[0]
+
+
 def test_fewer_triplets_are_drawn_from_those_not_held_out(cfg, tiny):
     all_of_them = stages.prepare_data(cfg)
     fewer = stages.prepare_data(load_config("lite", [*tiny, "name=fewer", "data.triplets=10"]))
