@@ -123,7 +123,7 @@ class Iacma(Training):
     """Stage 1: the encoders on (pseudo-target image, text) pairs."""
 
     symmetric: bool
-    images: Literal["pseudo", "real"]
+    images: Literal["pseudo", "real", "mixed"]
     token_weight: NonNegative
     keep: Literal["best", "last"]
 

@@ -330,14 +330,16 @@ def heldout_recall(cfg: Config, model: Contrastive, data: Data) -> float:
 
 def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
     """Triplet id -> the picture that IACMA pairs with its text."""
+    real = {triplet.id: data.train.images[triplet.target_name] for triplet in data.train.triplets}
     if cfg.iacma.images == "real":
-        return {triplet.id: data.train.images[triplet.target_name] for triplet in data.train.triplets}
+        return real
     folder = cfg.run_dir / "pseudo_targets"
     images = {triplet.id: folder / f"{triplet.id}.png" for triplet in data.train.triplets[: cfg.editor.limit]}
     missing = [path for path in images.values() if not path.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: no such pseudo-target ({len(missing)} missing); run `pseudo-targets` first")
-    return images
+    mixed = cfg.iacma.images == "mixed"
+    return {id: real[id] if mixed and random.Random(f"{cfg.seed}/{id}").random() < 0.5 else images[id] for id in images}
 
 
 def _heldout_gallery(data: Data) -> tuple[list[str], torch.Tensor, torch.Tensor]:

@@ -144,7 +144,7 @@ def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: 
         if known is None:
             raise InputError(f"study: {name}: what real pictures show is not known; leave out the parts that need it")
         draw_known_edits(data.train.triplets, known, pictures, alignment.edits.spoil, alignment.edits.share, seed)
-    elif cfg.iacma.epochs and cfg.iacma.images == "pseudo" and not pictures.exists():
+    elif cfg.iacma.epochs and cfg.iacma.images != "real" and not pictures.exists():
         drawn = pictures_config(plan, name, profile, overrides)
         stages.make_pseudo_targets(drawn)
         _link(pictures, drawn.run_dir / "pseudo_targets")
