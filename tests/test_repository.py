@@ -51,7 +51,7 @@ def test_what_the_readme_shows_is_there():
 
 
 def test_the_readme_tells_the_claims_as_the_study_found_them():
-    rows = ledger(load_study())[["claim", *LAYOUTS.values(), "verdict"]]
+    rows = ledger(load_study())[["claim", *LAYOUTS.values(), "seeds", "verdict"]]
     readme = (ROOT / "README.md").read_text()
     assert [line for row in rows.values if (line := f"| {' | '.join(row)} |") not in readme] == []
 
