@@ -25,7 +25,7 @@ _HALF = "TMCIR"
 def threshold_curve(study: Study) -> Figure:
     """As Fig. 4 of the paper: recall and share of merged words against the threshold; and what merging saves."""
     figure, axes = plt.subplots(1, 3, figsize=(14.5, 4))
-    sweep = study.rows[(study.rows["part"] == "threshold") | study.rows["cell"].isin([_HALF, _OFF])]
+    sweep = _of_shared_seeds(study.rows[(study.rows["part"] == "threshold") | study.rows["cell"].isin([_HALF, _OFF])])
     for axis, layout in zip(axes, LAYOUTS, strict=False):
         rows = sweep[sweep["layout"] == layout]
         first, second = MEANS[layout]
@@ -48,6 +48,12 @@ def threshold_curve(study: Study) -> Figure:
         axis.set(xlabel="threshold (quantile)", xticks=[0, 0.25, 0.5, 0.75, 0.9, *off["x"].unique()[:1]])
         axis.set_xticklabels([f"{tick:g}" if tick <= 1 else "off" for tick in axis.get_xticks()])
     return _done(figure)
+
+
+def _of_shared_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of seeds that every cell has: points of one curve must not differ in their seeds."""
+    seeds = [set(found) for _, found in rows.groupby("cell")["seed"]]
+    return rows[rows["seed"].isin(set.intersection(*seeds) if seeds else set())]
 
 
 def _curve(axis: Axes, rows: pd.DataFrame, colour: str, label: str | None = None) -> None:
@@ -138,7 +144,8 @@ def triplets_curve(study: Study) -> Figure:
         for kind, label, at_usual, colour in kinds:
             sizes = {cell.x: cell.name for cell in part if cell.name.startswith(kind)} | {usual: at_usual}
             table = pd.DataFrame({x: study.cell(sizes[x], layout)["R@1"] for x in sorted(sizes)})
-            points = table.agg(["mean", "std"]).T.dropna(subset="mean").fillna(0.0)
+            shared = table.dropna(axis=1, how="all").dropna()  # points of one curve must not differ in their seeds
+            points = shared.agg(["mean", "std"]).T.dropna(subset="mean").fillna(0.0)
             if len(points):
                 style = {"fmt": "o-", "capsize": 4, "color": colour, "label": label}
                 axis.errorbar(points.index, points["mean"], points["std"], **style)
