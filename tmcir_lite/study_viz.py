@@ -31,6 +31,9 @@ def threshold_curve(study: Study) -> Figure:
         first, second = MEANS[layout]
         _curve(axis, rows.assign(y=(rows[first] + rows[second]) / 2), _COLOURS[layout])
         axis.set(title=LAYOUTS[layout], ylabel=f"mean of {first} and {second} (%)")
+        middle = sum(axis.get_ylim()) / 2
+        if max(axis.get_ylim()) - middle < 2:  # or a query more or less would look like a trend
+            axis.set_ylim(middle - 2, middle + 2)
         merged, right = rows.groupby("x")["merged"].mean(), axis.twinx()
         right.bar(merged.index, merged, width=0.06, color="0.87", zorder=0)
         right.set(ylim=(0, 105), ylabel="words merged (%, bars)")
