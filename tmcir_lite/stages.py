@@ -338,8 +338,9 @@ def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
     missing = [path for path in images.values() if not path.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: no such pseudo-target ({len(missing)} missing); run `pseudo-targets` first")
-    mixed = cfg.iacma.images == "mixed"
-    return {id: real[id] if mixed and random.Random(f"{cfg.seed}/{id}").random() < 0.5 else images[id] for id in images}
+    if cfg.iacma.images == "mixed":
+        images |= {name: real[name] for name in images if random.Random(f"{cfg.seed}/{name}").random() < 0.5}
+    return images
 
 
 def _heldout_gallery(data: Data) -> tuple[list[str], torch.Tensor, torch.Tensor]:

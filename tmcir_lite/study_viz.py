@@ -31,9 +31,9 @@ def threshold_curve(study: Study) -> Figure:
         first, second = MEANS[layout]
         _curve(axis, rows.assign(y=(rows[first] + rows[second]) / 2), _COLOURS[layout])
         axis.set(title=LAYOUTS[layout], ylabel=f"mean of {first} and {second} (%)")
-        middle = sum(axis.get_ylim()) / 2
-        if max(axis.get_ylim()) - middle < 2:  # or a query more or less would look like a trend
-            axis.set_ylim(middle - 2, middle + 2)
+        low, high = axis.get_ylim()
+        if high - low < 4:  # or a query more or less would look like a trend
+            axis.set_ylim((low + high) / 2 - 2, (low + high) / 2 + 2)
         merged, right = rows.groupby("x")["merged"].mean(), axis.twinx()
         right.bar(merged.index, merged, width=0.06, color="0.87", zorder=0)
         right.set(ylim=(0, 105), ylabel="words merged (%, bars)")
@@ -145,10 +145,10 @@ def triplets_curve(study: Study) -> Figure:
     for axis, layout in zip(axes, LAYOUTS, strict=True):
         kinds = ("fusion", "merging on", _HALF, _COLOURS[layout]), ("off", _OFF, _OFF, "0.35")
         for kind, label, at_usual, colour in kinds:
-            sizes = {cell.x: cell.name for cell in part if cell.name.startswith(kind)} | {usual: at_usual}
-            table = pd.DataFrame({x: study.cell(sizes[x], layout)["R@1"] for x in sorted(sizes)})
-            shared = table.dropna(axis=1, how="all").dropna()  # points of one curve must not differ in their seeds
-            points = shared.agg(["mean", "std"]).T.dropna(subset="mean").fillna(0.0)
+            sizes = {cell.name: cell.x for cell in part if cell.name.startswith(kind)} | {at_usual: usual}
+            rows = study.rows[(study.rows["layout"] == layout) & study.rows["cell"].isin(sizes)]
+            rows = _of_shared_seeds(rows.assign(x=rows["cell"].map(sizes)))
+            points = rows.groupby("x")["R@1"].agg(["mean", "std"]).fillna(0.0)
             if len(points):
                 style = {"fmt": "o-", "capsize": 4, "color": colour, "label": label}
                 axis.errorbar(points.index, points["mean"], points["std"], **style)
@@ -157,7 +157,8 @@ def triplets_curve(study: Study) -> Figure:
         else:
             _say_absent(axis)
         axis.set_xscale("log")
-        axis.set_xticks(table.columns, [f"{x:g}" for x in table.columns])
+        ticks = sorted(sizes.values())
+        axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axis.minorticks_off()
         axis.set(title=LAYOUTS[layout], xlabel="training triplets (log axis)", ylabel="R@1 (%)")
     return _done(figure)

@@ -119,7 +119,7 @@ def sample_nuisance(rng: random.Random) -> Nuisance:
     """Nuisance drawn afresh."""
     brightness, warmth = rng.uniform(0.8, 1.12), rng.uniform(-0.06, 0.06)
     return Nuisance(
-        background=tuple(rng.randrange(60, 236) for _ in range(3)),
+        background=_sample_background(rng),
         gradient=tuple(rng.randrange(-45, 46) for _ in range(3)),
         direction=rng.uniform(0, 360),
         x=rng.uniform(-3, 3),
@@ -142,7 +142,10 @@ def drift_nuisance(rng: random.Random, start: Nuisance, drift: float) -> Nuisanc
 
 def background_of(attribute: str, value: str) -> tuple[int, int, int]:
     """The background that goes with an attribute's value: any colour, but the same one each time."""
-    rng = random.Random(f"{attribute} {value}")
+    return _sample_background(random.Random(f"{attribute} {value}"))
+
+
+def _sample_background(rng: random.Random) -> tuple[int, int, int]:
     return tuple(rng.randrange(60, 236) for _ in range(3))
 
 
