@@ -155,8 +155,10 @@ def _with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
     pairs = max(cfg.iacma.batch, cfg.atf.batch, cfg.clip4cir.batch)
     train = int(_STEPS * pairs / (1 - cfg.data.heldout)) + 12
     sizes = {"train": train, "cirr_train": 2} if cfg.data.layout == "fashioniq" else {"train": 3, "cirr_train": train}
-    garments = Garments(root=str(folder / "world"), seed=0, val=6, gallery=8, cirr_val=12, family=2,
-                        nuisance_drift=1.0, **sizes)  # fmt: skip
+    garments = Garments(
+        root=str(folder / "world"), seed=0, val=6, gallery=8, cirr_val=12, family=2, nuisance_drift=1.0,
+        unasked_change=0.0, contradiction=0.0, background_by_text=0.0, **sizes,
+    )  # fmt: skip
     data = cfg.data.model_copy(update={
         "root": str(folder / "world" / cfg.data.layout), "categories": None, "also_evaluate": [], "workers": 0,
     })  # fmt: skip
