@@ -170,6 +170,30 @@ class TestMergeOfTokens:
             assert len(chosen) == len(set(chosen))
             assert set(chosen) == set(many.index[b][many.merged[b]].tolist())
 
+    def test_soft_gate_by_hand(self):
+        """A word right at the threshold merges by half: it counts half in its patch, and half as a token of its own."""
+        V, T = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[3.0, 4.0], [5.0, 5.0]]])
+        matched = match(similarity(V, T), torch.tensor([[True, False]]), 0.8, "absolute", gate=0.1)
+        torch.testing.assert_close(matched.share, torch.tensor([[0.5, 0.0]]))
+        fused = merge(V, T, matched)
+        torch.testing.assert_close(fused.weight, torch.tensor([[1.0, 1.0, 0.5, 0.0]]))
+        word, patch = 0.5 * math.exp(0.8 / atf.TEMPERATURE), math.exp(1 / atf.TEMPERATURE)
+        w = word / (word + patch)
+        torch.testing.assert_close(fused.tokens[0, 1], torch.tensor([3 * w, 1 - w + 4 * w]))
+
+    @quickly
+    @given(token_batches(), thresholds, st.floats(0.01, 1))
+    def test_a_soft_gate_rises_with_similarity_and_ends_as_a_hard_one(self, tokens, threshold, gate):
+        V, T, mask = tokens
+        S = similarity(V, T)
+        soft, narrow, hard = (match(S, mask, *threshold, gate=width) for width in (gate, 1e-9, 0.0))
+        for b in range(len(V)):
+            in_order = soft.share[b][soft.score[b].masked_fill(~mask[b], -2).argsort()]
+            assert (in_order.diff() >= 0).all()
+        assert torch.equal(soft.merged, hard.merged)
+        clear = narrow.share != 0.5  # the word whose similarity is the quantile itself
+        assert torch.equal(narrow.share[clear], hard.share[clear])
+
     def test_centred_cosines_by_hand(self):
         """What all tokens share, here (9, 9), makes every cosine near 1; without it, each word has its own patch."""
         V = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]]) + 9
@@ -207,11 +231,20 @@ class TestPool:
         torch.testing.assert_close(pool(self.tokens, self.mask, query), torch.tensor([[2.5, 0.0]]))
 
 
-@pytest.mark.parametrize("threshold", [(0.5, "quantile"), (0.2, "absolute"), (2.0, "absolute")])
+@pytest.mark.parametrize(
+    "merging",
+    [
+        {"threshold": 0.5, "threshold_is": "quantile"},
+        {"threshold": 0.2, "threshold_is": "absolute"},
+        {"threshold": 2.0, "threshold_is": "absolute"},
+        {"threshold": 0.5, "threshold_is": "quantile", "gate": 0.2},
+        {"threshold": 2.0, "threshold_is": "quantile", "gate": 0.2},
+    ],
+)
 @pytest.mark.parametrize("pool", ["attention", "mean"])
 class TestModule:
-    def test_padding_and_neighbours_change_nothing(self, threshold, pool):
-        made = module(threshold=threshold[0], threshold_is=threshold[1], pool=pool)
+    def test_padding_and_neighbours_change_nothing(self, merging, pool):
+        made = module(pool=pool, **merging)
         *features, mask = tower_outputs()
         with torch.no_grad():
             together = made(*features, mask)
@@ -222,21 +255,20 @@ class TestModule:
             features[3] = features[3].masked_fill(~mask[..., None], 37.0)
             torch.testing.assert_close(made(*features, mask), together, rtol=1e-4, atol=1e-5)
 
-    def test_token_order_matters_only_with_positions(self, threshold, pool):
+    def test_token_order_matters_only_with_positions(self, merging, pool):
         image, image_tokens, text, text_tokens, _ = tower_outputs()
         mask = torch.ones(text_tokens.shape[:2])
         shuffled = image, image_tokens[:, [3, 1, 4, 0, 2]], text, text_tokens[:, [5, 0, 2, 1, 4, 3]], mask
-        options = {"threshold": threshold[0], "threshold_is": threshold[1], "pool": pool}
         with torch.no_grad():
-            blind, aware = module(positions=False, **options), module(positions=True, **options)
+            blind, aware = (module(positions=there, pool=pool, **merging) for there in (False, True))
             ordered = image, image_tokens, text, text_tokens, mask
             torch.testing.assert_close(blind(*ordered), blind(*shuffled), rtol=1e-4, atol=1e-5)
             assert not torch.allclose(aware(*ordered), aware(*shuffled), atol=1e-3)
 
-    def test_gradients_reach_both_encoders(self, threshold, pool):
+    def test_gradients_reach_both_encoders(self, merging, pool):
         *features, mask = tower_outputs()
         features = [feature.requires_grad_() for feature in features]
-        made = module(threshold=threshold[0], threshold_is=threshold[1], pool=pool)
+        made = module(pool=pool, **merging)
         made(*features, mask)[:, 0].sum().backward()
         image, image_tokens, text, text_tokens = (feature.grad.abs().sum(-1) for feature in features)
         assert (image > 0).all()

@@ -26,7 +26,7 @@ from tmcir_lite.garments import (
     sample_nuisance,
 )
 from tmcir_lite.garments.attributes import drift_nuisance
-from tmcir_lite.garments.captions import change_phrases
+from tmcir_lite.garments.captions import change_phrases, noun_phrases
 
 WORLD = World(seed=3, train=12, val=6, gallery=8, cirr_train=4, cirr_val=5, family=3, nuisance_drift=1.0)
 
@@ -144,6 +144,17 @@ def test_a_target_shows_what_is_asked_unless_the_rules_say_otherwise():
         assert len(wrong := asked.differences(target.garment)) > 0
         assert set(wrong) <= set(reference.garment.differences(asked))
         assert target.garment.pretraining == reference.garment.pretraining
+    for reference, asked, target in targets(unasked_change=1.0, contradiction=1.0):
+        wrong = set(asked.differences(target.garment))
+        assert target.garment == reference.garment or len(wrong - set(reference.garment.differences(asked))) == 1
+
+
+def test_captions_can_describe_the_whole_target():
+    rng, world = random.Random(0), dataclasses.replace(WORLD, full_captions=1.0)
+    for reference, asked, _ in targets():
+        for caption in world.captions(rng, reference.garment, asked):
+            for attribute in ("sleeves", "length", "neckline", "pattern"):
+                assert any(phrase in caption for phrase in noun_phrases(asked, attribute))
 
 
 def test_a_background_can_go_with_what_is_asked_first():

@@ -64,7 +64,7 @@ def fusion_facts(cfg: Config, model: Composed, triplets: Sequence[Triplet], spli
     """
     references = [split.images[t.reference_name] for t in triplets]
     match = fuse_queries(cfg, model, triplets, split).match
-    words, patches = match.merged | match.kept, F.one_hot(match.index, model.fusion.num_visual).bool()
+    words, patches = match.text_mask, F.one_hot(match.index, model.fusion.num_visual).bool()
     weight = 0.5 if model.fusion.head.text_weight is None else model.fusion.head.text_weight
     sums = weighted_sum(weight)(
         encode_images(model.backbone, references), encode_captions(model.backbone, triplets, cfg.data.val_captions)
@@ -81,5 +81,6 @@ def fuse_queries(cfg: Config, model: Composed, triplets: Sequence[Triplet], spli
     """The fused tokens of some queries, and what merged with what, on the CPU."""
     device, backbone = next(model.parameters()).device, model.backbone
     references = backbone.load([split.images[t.reference_name] for t in triplets]).to(device)
-    tokens, mask, match = model.fuse(references, backbone.tokenize(joined(triplets, cfg.data.val_captions)).to(device))
-    return Fused(tokens.cpu(), mask.cpu(), Match(*(part.cpu() for part in match)))
+    texts = backbone.tokenize(joined(triplets, cfg.data.val_captions)).to(device)
+    tokens, weight, match = model.fuse(references, texts)
+    return Fused(tokens.cpu(), weight.cpu(), Match(*(part.cpu() for part in match)))

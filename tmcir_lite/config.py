@@ -54,6 +54,7 @@ class Garments(Section):
     unasked_change: Share
     contradiction: Share
     background_by_text: Share
+    full_captions: Share
 
 
 class EvaluationSet(Section):
@@ -145,6 +146,7 @@ class Atf(Training):
     threshold_is: Literal["quantile", "absolute"]
     threshold: float
     one_to_one: bool
+    gate: Annotated[float, Field(ge=0)]
     centred: bool
     pool: Literal["attention", "mean"]
     positions: bool

@@ -157,7 +157,7 @@ def _with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
     sizes = {"train": train, "cirr_train": 2} if cfg.data.layout == "fashioniq" else {"train": 3, "cirr_train": train}
     garments = Garments(
         root=str(folder / "world"), seed=0, val=6, gallery=8, cirr_val=12, family=2, nuisance_drift=1.0,
-        unasked_change=0.0, contradiction=0.0, background_by_text=0.0, **sizes,
+        unasked_change=0.0, contradiction=0.0, background_by_text=0.0, full_captions=0.0, **sizes,
     )  # fmt: skip
     data = cfg.data.model_copy(update={
         "root": str(folder / "world" / cfg.data.layout), "categories": None, "also_evaluate": [], "workers": 0,

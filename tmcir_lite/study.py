@@ -206,8 +206,8 @@ def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
         return cost
     fused = model.fusion.fuse(image.tokens, text.tokens, text.mask)
     return cost | {
-        "merged": 100 * fused.match.merged.sum().item() / text.mask.sum().item(),
-        "tokens": fused.mask.sum().item() / len(some),
+        "merged": 100 * fused.match.share.sum().item() / text.mask.sum().item(),
+        "tokens": fused.weight.sum().item() / len(some),
     }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import zlib
+from collections.abc import Sequence
 
 TYPES = {
     "dress": ("sheath", "flared"),
@@ -101,11 +102,10 @@ def sample_change(rng: random.Random, garment: Garment, number: int, keep: tuple
             return changed
 
 
-def contradict(rng: random.Random, reference: Garment, asked: Garment) -> Garment:
-    """`asked` with one asked-for attribute otherwise; where that leaves its half, the reference: nothing as asked."""
-    names = reference.differences(asked)
-    options = [dataclasses.replace(asked, **{name: value}) for name in names for value in other_values(asked, name)]
-    return rng.choice([option for option in options if option.pretraining == asked.pretraining] or [reference])
+def contradict(rng: random.Random, reference: Garment, shown: Garment, asked: Sequence[str]) -> Garment:
+    """`shown` with one asked-for attribute otherwise; where that leaves its half, the reference: nothing as asked."""
+    options = [dataclasses.replace(shown, **{name: value}) for name in asked for value in other_values(shown, name)]
+    return rng.choice([option for option in options if option.pretraining == shown.pretraining] or [reference])
 
 
 def other_values(garment: Garment, name: str) -> list[str]:

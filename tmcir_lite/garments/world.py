@@ -22,7 +22,7 @@ from tmcir_lite.garments.attributes import (
     sample_garment,
     sample_nuisance,
 )
-from tmcir_lite.garments.captions import relative_caption, relative_captions
+from tmcir_lite.garments.captions import describe, relative_caption, relative_captions
 from tmcir_lite.garments.drawing import draw
 from tmcir_lite.progress import Progress
 
@@ -65,6 +65,13 @@ class World:
     unasked_change: float = 0.0
     contradiction: float = 0.0
     background_by_text: float = 0.0
+    full_captions: float = 0.0
+
+    def captions(self, rng: random.Random, reference: Garment, asked: Garment) -> tuple[str, str]:
+        """Two annotators' captions."""
+        if self.full_captions and rng.random() < self.full_captions:
+            return describe(rng, asked), describe(rng, asked)
+        return relative_captions(rng, reference, asked)
 
     def target(self, rng: random.Random, reference: Picture) -> tuple[Garment, Picture]:
         """A target for the reference: what the captions say (a garment), and the picture that is taken of it."""
@@ -73,7 +80,7 @@ class World:
         if rng.random() < self.unasked_change:
             shown = sample_change(rng, asked, 1, keep=changed)
         if self.contradiction and rng.random() < self.contradiction:  # 0 draws nothing: that world stays what it was
-            shown = contradict(rng, reference.garment, asked)
+            shown = contradict(rng, reference.garment, shown, changed)
         nuisance = drift_nuisance(rng, reference.nuisance, self.nuisance_drift)
         if self.background_by_text and rng.random() < self.background_by_text:
             nuisance = dataclasses.replace(nuisance, background=background_of(changed[0], getattr(asked, changed[0])))
@@ -153,7 +160,7 @@ def _queries(world, rng, category):
         for _ in range(world.family):
             reference = Picture(sample_change(rng, base, rng.choice(_VARIANT)), sample_nuisance(rng))
             asked, target = world.target(rng, reference)
-            yield reference, target, relative_captions(rng, reference.garment, asked)
+            yield reference, target, world.captions(rng, reference.garment, asked)
 
 
 def _val_triplets(world, rng, category, count):
