@@ -134,7 +134,9 @@ def facts(study: Study) -> str:
 
 
 def _seeds(rows: pd.DataFrame) -> str:
-    return " ".join(map(str, sorted(rows["seed"].unique())))
+    named = " ".join(map(str, sorted(rows["seed"].unique())))
+    each = rows.groupby("cell")["seed"].nunique()
+    return named if each.nunique() == 1 else f"{named} (some cells fewer)"
 
 
 def markdown(study: Study) -> str:

@@ -98,16 +98,20 @@ def drift(study: Study) -> Figure:
 
 
 def ablations(study: Study) -> Figure:
-    """What each part of the fusion, and each alignment before it, changes."""
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(14, 8))
+    """What each part of the fusion, each alignment before it, and each choice of IACMA's changes."""
+    figure, (upper, lower, recipes) = plt.subplots(3, 1, figsize=(14, 12))
     own = [cell.name for cell in study.plan.cells if cell.part == "fusion"]
-    _gains(upper, study, {name.removeprefix("TMCIR, "): name for name in (_OFF, "cross-attention", *own)}, _HALF)
+    own = [_OFF, "cross-attention", *own, "TMCIR, hard negatives"]
+    _gains(upper, study, {name.removeprefix("TMCIR, "): name for name in own}, _HALF)
     upper.set_title("Parts of the fusion", loc="left")
     alignments = ("real", "perfect", "words too")
     shown = {"pseudo": "TMCIR after IACMA"} | {name: f"fusion, {name}" for name in alignments}
     shown |= {"words too, merging off": "fusion off, words too"}
     _gains(lower, study, shown, _HALF)
     lower.set_title("Alignments before the fusion", loc="left")
+    shown = ("pseudo", "one direction", "words too", "mixed", "perfect", "perfect, full captions", "real")
+    _gains(recipes, study, {name: f"sum, {name}" for name in (*shown, "real, full captions")}, "weighted sum")
+    recipes.set_title("Choices of IACMA, before the weighted sum", loc="left")
     return _done(figure)
 
 
@@ -127,7 +131,7 @@ def _gains(axis: Axes, study: Study, shown: Mapping[str, str], base: str) -> Non
             axis.scatter(spots, gain, s=22, color=_COLOURS[layout], edgecolor="0.2", linewidth=0.6, zorder=3)
     axis.axhline(0, color="0.2", linewidth=1)
     axis.set(xlim=(-0.6, len(shown) - 0.4), ylabel=f"R@1 less that of\n“{base}” (points)")
-    axis.set_xticks(range(len(shown)), [textwrap.fill(label, 14) for label in shown], fontsize=10)
+    axis.set_xticks(range(len(shown)), [textwrap.fill(label, 13) for label in shown], fontsize=10)
     axis.legend(handles=[plt.Rectangle((0, 0), 1, 1, color=_COLOURS[layout], alpha=0.6, label=title)
                          for layout, title in LAYOUTS.items()],
                 fontsize=9.5, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # fmt: skip
