@@ -147,12 +147,3 @@ def test_gains_are_against_the_same_seed(write):
     study = write([row("weighted sum", 0), row("weighted sum", 1), row("sum, perfect", 1, **{"R@1": 55.0})])
     bars = [bar.get_height() for bar in study_viz.dose_response(study).axes[0].patches]
     assert bars[0] == pytest.approx(3.0)  # 55 less 52: seed 0 has no partner
-
-
-def test_cost_is_of_merging_off_with_the_same_seed(write):
-    off = [row("TMCIR, merging off", seed, tokens=100.0, fusion_ms=ms) for seed, ms in ((0, 1.0), (1, 2.0))]
-    on = [row("TMCIR", seed, tokens=80.0, fusion_ms=ms) for seed, ms in ((0, 0.9), (1, 1.8))]
-    study = write([{**each, "layout": layout} for each in off + on for layout in ("fashioniq", "cirr")])
-    tokens, time = (line for line in study_viz.threshold_curve(study).axes[2].lines if line.get_label()[0] != "_")
-    assert list(tokens.get_ydata()) == pytest.approx([80.0])
-    assert list(time.get_ydata()) == pytest.approx([90.0])

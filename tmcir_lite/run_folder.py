@@ -47,7 +47,7 @@ def start_run(cfg: Config) -> Path:
 def environment(cfg: Config) -> dict[str, Any]:
     """What a result has to name beside its configuration: versions, machine, commit, seed, time (UTC)."""
     device = pick_device(cfg.device)
-    commit, dirty = _git_state()
+    commit, dirty = git_state()
     return {
         "python": platform.python_version(),
         "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
@@ -68,7 +68,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _git_state() -> tuple[str | None, bool | None]:
+def git_state() -> tuple[str | None, bool | None]:
     """Commit and whether files differ from it; (None, None) where the package does not run from its own checkout."""
 
     def git(*arguments: str) -> str:

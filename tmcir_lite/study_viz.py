@@ -23,10 +23,10 @@ _HALF = "TMCIR"
 
 
 def threshold_curve(study: Study) -> Figure:
-    """As Fig. 4 of the paper: recall and share of merged words against the threshold; and what merging saves."""
-    figure, axes = plt.subplots(1, 3, figsize=(14.5, 4))
+    """As Fig. 4 of the paper: recall, and share of merged words, against the threshold."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
     sweep = _of_shared_seeds(study.rows[(study.rows["part"] == "threshold") | study.rows["cell"].isin([_HALF, _OFF])])
-    for axis, layout in zip(axes, LAYOUTS, strict=False):
+    for axis, layout in zip(axes, LAYOUTS, strict=True):
         rows = sweep[sweep["layout"] == layout]
         first, second = MEANS[layout]
         _curve(axis, rows.assign(y=(rows[first] + rows[second]) / 2), _COLOURS[layout])
@@ -40,17 +40,29 @@ def threshold_curve(study: Study) -> Figure:
         right.grid(False)
         axis.set_zorder(right.get_zorder() + 1)
         axis.patch.set_visible(False)
-    once = rows.set_index("seed")  # the cost of the fusion stands in the rows of both layouts
-    off = once[once["cell"] == _OFF]
-    for column, label, colour in (("tokens", "tokens left", "#009e73"), ("fusion_ms", "time of fusion", "#cc79a7")):
-        _curve(axes[2], once.assign(y=100 * once[column] / off[column].reindex(once.index)), colour, label)
-    axes[2].set(title="Cost", ylabel="% of merging off")
-    if axes[2].lines:
-        axes[2].legend(fontsize=9)
-    for axis in axes:
-        axis.set(xlabel="threshold (quantile)", xticks=[0, 0.25, 0.5, 0.75, 0.9, *off["x"].unique()[:1]])
-        axis.set_xticklabels([f"{tick:g}" if tick <= 1 else "off" for tick in axis.get_xticks()])
+        _threshold_axis(axis, rows["x"].unique())
     return _done(figure)
+
+
+def cost_curve(cost: pd.DataFrame) -> Figure:
+    """What merging saves against the threshold, each size of `fusion_cost`'s table for itself."""
+    sizes = cost.groupby("size", sort=False)
+    figure, axes = plt.subplots(1, len(sizes), figsize=(5.5 * len(sizes), 4), squeeze=False)
+    lines = {"tokens": "#009e73", "memory": "#0072b2", "time": "#d55e00", "training time": "#cc79a7"}
+    for axis, (size, rows) in zip(axes.flat, sizes, strict=True):
+        for (column, colour), marker in zip(lines.items(), "os^v", strict=True):
+            points = rows.assign(x=rows["threshold"].clip(upper=1.1), y=100 * rows[column])
+            _curve(axis, points, colour, column, marker)
+        axis.set(title=size, ylabel="% of merging off", ylim=(0, None))
+        axis.legend(fontsize=9, loc="lower right")
+        _threshold_axis(axis, points["x"].unique())
+    return _done(figure)
+
+
+def _threshold_axis(axis: Axes, thresholds: Sequence[float]) -> None:
+    ticks = sorted(thresholds)
+    axis.set_xticks(ticks, [f"{tick:g}" if tick <= 1 else "off" for tick in ticks])
+    axis.set_xlabel("threshold (quantile)")
 
 
 def _of_shared_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -59,14 +71,14 @@ def _of_shared_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["seed"].isin(set.intersection(*seeds) if seeds else set())]
 
 
-def _curve(axis: Axes, rows: pd.DataFrame, colour: str, label: str | None = None) -> None:
+def _curve(axis: Axes, rows: pd.DataFrame, colour: str, label: str | None = None, marker: str = "o") -> None:
     """Mean of `y` over seeds against `x`, a band of one standard deviation; x beyond 1 is merging off, set apart."""
     points = rows.dropna(subset="y").groupby("x")["y"].agg(["mean", "std"]).fillna(0.0)
     if points.empty:
         _say_absent(axis)
         return
     on, off = points[points.index <= 1], points[points.index > 1]
-    axis.plot(on.index, on["mean"], marker="o", color=colour, label=label)
+    axis.plot(on.index, on["mean"], marker=marker, color=colour, label=label)
     axis.fill_between(on.index, on["mean"] - on["std"], on["mean"] + on["std"], color=colour, alpha=0.2, linewidth=0)
     axis.errorbar(off.index, off["mean"], off["std"], fmt="D", color=colour, capsize=4)
     if len(off):

@@ -1,0 +1,123 @@
+"""What merging saves: tokens, time and memory of the fusion by threshold, each as a ratio to merging off.
+
+`python -m tmcir_lite.fusion_cost` measures on an idle machine and writes `data/results/fusion_cost.csv`. Tokens are
+random and weights untrained: a quantile merges the same share of any tokens, and cost does not depend on their values.
+"""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from tmcir_lite.atf import ATF
+from tmcir_lite.files import ROOT, InputError, atomic
+from tmcir_lite.run_folder import git_state
+
+COSTS = ROOT / "data" / "results" / "fusion_cost.csv"
+OFF = 2.0
+SIZES = {"lite CLIP, 64 patches": (128, 64), "ViT-B/16, 196 patches": (512, 196)}
+"""Name -> width of a token, number of visual tokens."""
+WORDS = (8, 20)
+"""Text tokens of a query, drawn evenly: two joined captions of Fashion-IQ have about as many."""
+BATCH, ROUNDS = 128, 5
+
+
+def fusion_cost(dim: int, visual: int, thresholds: Sequence[float]) -> pd.DataFrame:
+    """A row a threshold, each a ratio to merging off.
+
+    Returns:
+        Columns `threshold` (quantile), `tokens` left, `time` of inference, `training time` (forward and backward), and
+        `memory`: bytes that training keeps for the backward pass. Times are the fastest of some rounds, in each of
+        which all thresholds take their turn.
+    """
+    inputs = _queries(dim, visual)
+    modules = {threshold: _fusion(dim, visual, threshold) for threshold in (*thresholds, OFF)}
+    rows = {threshold: {"tokens": _tokens(module, inputs), "memory": _kept_for_backward(module, inputs),
+                        "time": float("inf"), "training time": float("inf")}
+            for threshold, module in modules.items()}  # fmt: skip
+    for _ in range(ROUNDS):
+        for threshold, module in modules.items():
+            for name, run in (("time", _infer), ("training time", _train)):
+                rows[threshold][name] = min(rows[threshold][name], _seconds(partial(run, module, inputs)))
+    table = pd.DataFrame(rows).T
+    return (table / table.loc[OFF]).rename_axis("threshold").reset_index()
+
+
+def load_cost(path: Path = COSTS) -> pd.DataFrame:
+    """Reads the table that `python -m tmcir_lite.fusion_cost` left.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such table; `python -m tmcir_lite.fusion_cost` makes it")
+    return pd.read_csv(path, dtype={"commit": str})
+
+
+def _queries(dim: int, visual: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(WORDS[0], WORDS[1] + 1, (BATCH, 1), generator=generator)
+    shapes = (BATCH, dim), (BATCH, visual, dim), (BATCH, dim), (BATCH, WORDS[1], dim)
+    tokens = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    return [*tokens, torch.arange(WORDS[1]) < lengths]
+
+
+def _fusion(dim: int, visual: int, threshold: float) -> ATF:
+    torch.manual_seed(0)
+    return ATF(
+        dim, visual, WORDS[1], threshold=threshold, threshold_is="quantile", pool="attention", positions=True,
+        residual=True,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _tokens(module: ATF, inputs: list[Tensor]) -> float:
+    _, image_tokens, _, text_tokens, text_mask = inputs
+    return module.fuse(image_tokens, text_tokens, text_mask).weight.sum().item()
+
+
+def _kept_for_backward(module: nn.Module, inputs: list[Tensor]) -> float:
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module.train()(*inputs)
+    given = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *inputs)}
+    return sum(size for place, size in kept.items() if place not in given)
+
+
+def _infer(module: nn.Module, inputs: list[Tensor]) -> None:
+    with torch.no_grad():
+        module.eval()(*inputs)
+
+
+def _train(module: nn.Module, inputs: list[Tensor]) -> None:
+    module.train()(*inputs).sum().backward()
+
+
+def _seconds(run) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measures all sizes, prints and writes them."""
+    thresholds = (0.0, 0.25, 0.5, 0.75, 0.9)
+    tables = [fusion_cost(*size, thresholds).assign(size=name) for name, size in SIZES.items()]
+    commit, dirty = git_state()
+    table = pd.concat(tables, ignore_index=True).assign(device="cpu", commit=commit, dirty=dirty)
+    with atomic(COSTS) as path:
+        table.to_csv(path, index=False, float_format="%.3f")
+    print(table.round(2).to_string())
+
+
+if __name__ == "__main__":
+    main()
