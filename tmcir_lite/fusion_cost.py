@@ -23,7 +23,7 @@ SIZES = {"lite CLIP, 64 patches": (128, 64), "ViT-B/16, 196 patches": (512, 196)
 """Name -> width of a token, number of visual tokens."""
 WORDS = (8, 20)
 """Text tokens of a query, drawn evenly: two joined captions of Fashion-IQ have about as many."""
-BATCH, ROUNDS = 128, 5
+BATCH, ROUNDS = 32, 15
 
 
 def fusion_cost(dim: int, visual: int, thresholds: Sequence[float]) -> pd.DataFrame:
@@ -31,20 +31,22 @@ def fusion_cost(dim: int, visual: int, thresholds: Sequence[float]) -> pd.DataFr
 
     Returns:
         Columns `threshold` (quantile), `tokens` left, `time` of inference, `training time` (forward and backward), and
-        `memory`: bytes that training keeps for the backward pass. Times are the fastest of some rounds, in each of
-        which all thresholds take their turn.
+        `memory`: bytes that training keeps for the backward pass. A time is the median of its ratios in some rounds,
+        in each of which all thresholds take their turn: so what slows the machine down slows all of them.
     """
     inputs = _queries(dim, visual)
     modules = {threshold: _fusion(dim, visual, threshold) for threshold in (*thresholds, OFF)}
-    rows = {threshold: {"tokens": _tokens(module, inputs), "memory": _kept_for_backward(module, inputs),
-                        "time": float("inf"), "training time": float("inf")}
-            for threshold, module in modules.items()}  # fmt: skip
+    costs = {"tokens": _tokens, "memory": _kept}
+    table = pd.DataFrame({name: {threshold: cost(module, inputs) for threshold, module in modules.items()}
+                          for name, cost in costs.items()})  # fmt: skip
+    runs = {"time": _infer, "training time": _train}
+    rounds = {name: [] for name in runs}
     for _ in range(ROUNDS):
-        for threshold, module in modules.items():
-            for name, run in (("time", _infer), ("training time", _train)):
-                rows[threshold][name] = min(rows[threshold][name], _seconds(partial(run, module, inputs)))
-    table = pd.DataFrame(rows).T
-    return (table / table.loc[OFF]).rename_axis("threshold").reset_index()
+        for name, run in runs.items():
+            spent = {threshold: _seconds(partial(run, module, inputs)) for threshold, module in modules.items()}
+            rounds[name].append(pd.Series(spent) / spent[OFF])
+    medians = {name: pd.DataFrame(ratios).median() for name, ratios in rounds.items()}
+    return (table / table.loc[OFF]).assign(**medians).rename_axis("threshold").reset_index()
 
 
 def load_cost(path: Path = COSTS) -> pd.DataFrame:
@@ -80,7 +82,7 @@ def _tokens(module: ATF, inputs: list[Tensor]) -> float:
     return module.fuse(image_tokens, text_tokens, text_mask).weight.sum().item()
 
 
-def _kept_for_backward(module: nn.Module, inputs: list[Tensor]) -> float:
+def _kept(module: nn.Module, inputs: list[Tensor]) -> float:
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
