@@ -12,7 +12,7 @@ from tmcir_lite.features import encode_images, encode_queries
 from tmcir_lite.files import InputError
 from tmcir_lite.frozen import Frozen
 from tmcir_lite.pic2word import Pic2Word
-from tmcir_lite.rivals import Combiner, CrossAttention, PooledSum
+from tmcir_lite.rivals import Combiner, CrossAttention, LearnedSum, PooledSum
 
 
 @pytest.fixture
@@ -77,6 +77,17 @@ def test_cross_attention_starts_at_the_sum_and_ignores_padding():
     one, other = (fusion(image, tokens, text, some, mask) for some in (words, changed))
     torch.testing.assert_close(one, other)
     assert not torch.allclose(one, start)
+
+
+def test_learned_sum_is_atf_without_what_fusion_adds():
+    torch.manual_seed(0)
+    start, (image, tokens, text, words, mask) = LearnedSum(0.25), inputs()
+    q = start(image, tokens, text, words, mask)
+    torch.testing.assert_close(
+        q, CrossAttention(8, residual=True, text_weight=0.25, heads=2)(image, tokens, text, words, mask)
+    )
+    q.sum().backward()
+    assert start.text_logit.grad != 0
 
 
 def test_cross_attention_is_as_large_as_token_fusion(cfg):

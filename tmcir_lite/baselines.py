@@ -25,7 +25,7 @@ def text_only(image: Tensor, text: Tensor) -> Tensor:
     return F.normalize(text, dim=-1)
 
 
-def sum_query(image: Tensor, text: Tensor, weight: float) -> Tensor:
+def sum_query(image: Tensor, text: Tensor, weight: float | Tensor) -> Tensor:
     """q = norm( w norm(text) + (1 - w) norm(image) ), w the text's weight."""
     return F.normalize(weight * F.normalize(text, dim=-1) + (1 - weight) * F.normalize(image, dim=-1), dim=-1)
 

@@ -11,7 +11,7 @@ from tmcir_lite.backbone import Backbone, load_backbone
 from tmcir_lite.config import Atf
 from tmcir_lite.frozen import Frozen
 from tmcir_lite.losses import Contrastive
-from tmcir_lite.rivals import CrossAttention
+from tmcir_lite.rivals import CrossAttention, LearnedSum
 from tmcir_lite.training import decay_groups, load_weights, save_weights
 
 
@@ -70,10 +70,12 @@ class Composed(Contrastive):
 _FUSION = "fusion.safetensors"
 
 
-def build_fusion(backbone: Backbone, settings: Atf, text_weight: float = 0.5) -> ATF | CrossAttention:
+def build_fusion(backbone: Backbone, settings: Atf, text_weight: float = 0.5) -> ATF | CrossAttention | LearnedSum:
     """The fusion that a profile asks for, starting at the weighted sum with the given weight of the text."""
     if settings.fusion == "cross-attention":
         return CrossAttention(backbone.dim, settings.residual, text_weight)
+    if settings.fusion == "sum":
+        return LearnedSum(text_weight)
     rows, columns = backbone.grid
     return ATF(
         backbone.dim, rows * columns, backbone.context, threshold=settings.threshold,

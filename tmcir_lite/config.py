@@ -137,12 +137,12 @@ class Iacma(Training):
 
 
 class Atf(Training):
-    """Stage 2: adaptive token fusion, or cross-attention in its place."""
+    """Stage 2: adaptive token fusion, or something else in its place."""
 
     fusion_lr: Positive
     logit_scale: Positive | None
     encoders: Literal["both", "image", "text", "none"]
-    fusion: Literal["merge", "cross-attention"]
+    fusion: Literal["merge", "cross-attention", "sum"]
     threshold_is: Literal["quantile", "absolute"]
     threshold: float
     one_to_one: bool

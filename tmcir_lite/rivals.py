@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmcir_lite.atf import Head
+from tmcir_lite.baselines import sum_query
 
 
 class PooledSum(nn.Module):
@@ -24,6 +25,23 @@ class PooledSum(nn.Module):
         self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
     ) -> Tensor:
         return F.normalize(image_pooled + text_pooled, dim=-1)
+
+
+class LearnedSum(nn.Module):
+    """What is left of ATF without its fusion: q = norm( w norm(text) + (1 - w) norm(image) ), w learned.
+
+    Args:
+        text_weight: w at the start, between 0 and 1.
+    """
+
+    def __init__(self, text_weight: float):
+        super().__init__()
+        self.text_logit = nn.Parameter(torch.tensor(text_weight).logit())
+
+    def forward(
+        self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
+    ) -> Tensor:
+        return sum_query(image_pooled, text_pooled, self.text_logit.sigmoid())
 
 
 class Combiner(nn.Module):
