@@ -20,6 +20,7 @@ _MARKERS = {"fashioniq": "o", "cirr": "s"}
 _TICKS = (-50, -20, -10, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 10, 20, 50)
 _OFF = "TMCIR, merging off"
 _HALF = "TMCIR"
+_SUM = "fine-tuned sum"
 
 
 def threshold_curve(study: Study) -> Figure:
@@ -113,7 +114,7 @@ def ablations(study: Study) -> Figure:
     """What each part of the fusion, each alignment before it, and each choice of IACMA's changes."""
     figure, (upper, lower, recipes) = plt.subplots(3, 1, figsize=(14, 12))
     own = [cell.name for cell in study.plan.cells if cell.part == "fusion"]
-    own = [_OFF, "cross-attention", *own, "TMCIR, hard negatives"]
+    own = [_SUM, _OFF, "cross-attention", *own, "TMCIR, hard negatives"]
     _gains(upper, study, {name.removeprefix("TMCIR, "): name for name in own}, _HALF)
     upper.set_title("Parts of the fusion", loc="left")
     alignments = ("real", "perfect", "words too")
@@ -154,12 +155,16 @@ def _gain(study: Study, cell: str, base: str, layout: str) -> pd.Series:
 
 
 def triplets_curve(study: Study) -> Figure:
-    """R@1 with and without merging against the number of training triplets."""
+    """R@1 with and without merging, and without fusion, against the number of training triplets."""
     usual = int(dict(change.split("=", 1) for change in study.plan.base)["data.triplets"])
     part = [cell for cell in study.plan.cells if cell.part == "triplets"]
     figure, axes = plt.subplots(1, len(LAYOUTS), figsize=(11, 4))
     for axis, layout in zip(axes, LAYOUTS, strict=True):
-        kinds = ("fusion", "merging on", _HALF, _COLOURS[layout]), ("off", _OFF, _OFF, "0.35")
+        kinds = (
+            ("fusion", "merging on", _HALF, _COLOURS[layout]),
+            ("off", _OFF, _OFF, "0.35"),
+            (_SUM, f"{_SUM}, no fusion", _SUM, "#009e73"),
+        )
         for kind, label, at_usual, colour in kinds:
             sizes = {cell.name: cell.x for cell in part if cell.name.startswith(kind)} | {at_usual: usual}
             rows = study.rows[(study.rows["layout"] == layout) & study.rows["cell"].isin(sizes)]
@@ -173,7 +178,7 @@ def triplets_curve(study: Study) -> Figure:
         else:
             _say_absent(axis)
         axis.set_xscale("log")
-        ticks = sorted(sizes.values())
+        ticks = sorted({usual, *(cell.x for cell in part)})
         axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axis.minorticks_off()
         axis.set(title=LAYOUTS[layout], xlabel="training triplets (log axis)", ylabel="R@1 (%)")
