@@ -33,7 +33,7 @@ def threshold_curve(study: Study) -> Figure:
         _curve(axis, rows.assign(y=(rows[first] + rows[second]) / 2), _COLOURS[layout])
         axis.set(title=LAYOUTS[layout], ylabel=f"mean of {first} and {second} (%)")
         low, high = axis.dataLim.intervaly
-        if high - low < 4:  # or a query more or less would look like a trend
+        if 0 <= high - low < 4:  # or a query more or less would look like a trend
             axis.set_ylim((low + high) / 2 - 2, (low + high) / 2 + 2)
         merged, right = rows.groupby("x")["merged"].mean(), axis.twinx()
         right.bar(merged.index, merged, width=0.06, color="0.87", zorder=0)
