@@ -22,6 +22,9 @@ TEMPERATURE = 1.0
 """Of the merge weights. A visual token is similar to itself by 1, to a word usually by much less: a temperature far
 below 1 would let it drown the text tokens that merge into it."""
 
+NO_MERGING = 2.0
+"""A threshold that no cosine and no quantile reaches."""
+
 
 class Match(NamedTuple):
     """What becomes of each text token: it is merged, or kept, or it is padding (neither)."""
@@ -215,6 +218,17 @@ def pool(tokens: Tensor, weight: Tensor, query: Tensor | None = None) -> Tensor:
     return (a.unsqueeze(1) @ tokens).squeeze(1)
 
 
+def weight_logit(text_weight: float) -> nn.Parameter:
+    """The text's share of a sum, to be learned: the parameter whose sigmoid it is.
+
+    Raises:
+        InputError: the share is not between 0 and 1.
+    """
+    if not 0 < text_weight < 1:
+        raise InputError(f"text_weight: {text_weight} must lie between 0 and 1, both excluded")
+    return nn.Parameter(torch.tensor(text_weight).logit())
+
+
 class Head(nn.Module):
     """The query feature from a fusion's output and the pooled features v, t (of length 1).
 
@@ -232,10 +246,9 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, residual: bool, text_weight: float):
         super().__init__()
-        if not 0 < text_weight < 1:
-            raise InputError(f"text_weight: {text_weight} must lie between 0 and 1, both excluded")
+        text_logit = weight_logit(text_weight)
         self.project = nn.Linear(dim, dim)
-        self.text_logit = nn.Parameter(torch.tensor(text_weight).logit()) if residual else None
+        self.text_logit = text_logit if residual else None
         if residual:
             nn.init.zeros_(self.project.weight)
             nn.init.zeros_(self.project.bias)

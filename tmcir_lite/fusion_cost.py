@@ -5,7 +5,7 @@ random and weights untrained: a quantile merges the same share of any tokens, an
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from tmcir_lite.atf import ATF
+from tmcir_lite.atf import ATF, NO_MERGING
 from tmcir_lite.files import ROOT, InputError, atomic
 from tmcir_lite.run_folder import git_state
 
 COSTS = ROOT / "data" / "results" / "fusion_cost.csv"
-OFF = 2.0
 SIZES = {"lite CLIP, 64 patches": (128, 64), "ViT-B/16, 196 patches": (512, 196)}
 """Name -> width of a token, number of visual tokens."""
 WORDS = (8, 20)
@@ -35,7 +34,7 @@ def fusion_cost(dim: int, visual: int, thresholds: Sequence[float]) -> pd.DataFr
         in each of which all thresholds take their turn: so what slows the machine down slows all of them.
     """
     inputs = _queries(dim, visual)
-    modules = {threshold: _fusion(dim, visual, threshold) for threshold in (*thresholds, OFF)}
+    modules = {threshold: _fusion(dim, visual, threshold) for threshold in (*thresholds, NO_MERGING)}
     costs = {"tokens": _tokens, "memory": _kept}
     table = pd.DataFrame({name: {threshold: cost(module, inputs) for threshold, module in modules.items()}
                           for name, cost in costs.items()})  # fmt: skip
@@ -43,10 +42,10 @@ def fusion_cost(dim: int, visual: int, thresholds: Sequence[float]) -> pd.DataFr
     rounds = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            spent = {threshold: _seconds(partial(run, module, inputs)) for threshold, module in modules.items()}
-            rounds[name].append(pd.Series(spent) / spent[OFF])
+            spent = {threshold: seconds(partial(run, module, inputs)) for threshold, module in modules.items()}
+            rounds[name].append(pd.Series(spent) / spent[NO_MERGING])
     medians = {name: pd.DataFrame(ratios).median() for name, ratios in rounds.items()}
-    return (table / table.loc[OFF]).assign(**medians).rename_axis("threshold").reset_index()
+    return (table / table.loc[NO_MERGING]).assign(**medians).rename_axis("threshold").reset_index()
 
 
 def load_cost(path: Path = COSTS) -> pd.DataFrame:
@@ -104,7 +103,8 @@ def _train(module: nn.Module, inputs: list[Tensor]) -> None:
     module.train()(*inputs).sum().backward()
 
 
-def _seconds(run) -> float:
+def seconds(run: Callable[[], object]) -> float:
+    """How long a call takes."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started

@@ -4,6 +4,7 @@ The stages are the run's own. Pictures are drawn, the models have the profile's 
 (`standins`), so neither the dataset nor a download is needed; models in a local folder are taken as they are.
 """
 
+import dataclasses
 import resource
 import shutil
 import time
@@ -26,6 +27,7 @@ from tmcir_lite.datasets import load_split
 from tmcir_lite.editors import edit, half_precision, load_editor, sees_reference
 from tmcir_lite.features import encode_images
 from tmcir_lite.files import InputError, resolve, write_text
+from tmcir_lite.garments import World
 from tmcir_lite.standins import random_backbone, random_editor
 from tmcir_lite.transforms import load_image
 
@@ -155,10 +157,8 @@ def _with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
     pairs = max(cfg.iacma.batch, cfg.atf.batch, cfg.clip4cir.batch)
     train = int(_STEPS * pairs / (1 - cfg.data.heldout)) + 12
     sizes = {"train": train, "cirr_train": 2} if cfg.data.layout == "fashioniq" else {"train": 3, "cirr_train": train}
-    garments = Garments(
-        root=str(folder / "world"), seed=0, val=6, gallery=8, cirr_val=12, family=2, nuisance_drift=1.0,
-        unasked_change=0.0, contradiction=0.0, background_by_text=0.0, full_captions=0.0, **sizes,
-    )  # fmt: skip
+    world = World(seed=0, val=6, gallery=8, cirr_val=12, family=2, nuisance_drift=1.0, **sizes)
+    garments = Garments(root=str(folder / "world"), **dataclasses.asdict(world))
     data = cfg.data.model_copy(update={
         "root": str(folder / "world" / cfg.data.layout), "categories": None, "also_evaluate": [], "workers": 0,
     })  # fmt: skip

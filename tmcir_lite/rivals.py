@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmcir_lite.atf import Head
+from tmcir_lite.atf import Head, weight_logit
 from tmcir_lite.baselines import sum_query
 
 
@@ -32,11 +32,14 @@ class LearnedSum(nn.Module):
 
     Args:
         text_weight: w at the start, between 0 and 1.
+
+    Raises:
+        InputError: a weight outside.
     """
 
     def __init__(self, text_weight: float):
         super().__init__()
-        self.text_logit = nn.Parameter(torch.tensor(text_weight).logit())
+        self.text_logit = weight_logit(text_weight)
 
     def forward(
         self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from tmcir_lite.atf import NO_MERGING
 from tmcir_lite.backbone import Backbone, load_backbone
 from tmcir_lite.baselines import choose_weight
 from tmcir_lite.batches import train_loader
@@ -102,7 +103,7 @@ def train_control(cfg: Config) -> pd.DataFrame:
 
 
 def _without_merging(cfg: Config) -> Atf:
-    return cfg.atf.model_copy(update={"threshold": 2.0})
+    return cfg.atf.model_copy(update={"threshold": NO_MERGING})
 
 
 def _train_fusion(cfg: Config, name: str, title: str, settings: Atf) -> pd.DataFrame:

@@ -4,8 +4,8 @@
 (a row a query of each), `claims.csv` and, to be read, `study.md`.
 """
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from tmcir_lite.evaluation import answers, evaluate_split
 from tmcir_lite.features import joined
 from tmcir_lite.files import InputError, atomic, read_json, write_text
 from tmcir_lite.frozen import Frozen
+from tmcir_lite.fusion_cost import seconds
 from tmcir_lite.intent import MEASURES, intent
 from tmcir_lite.intervals import paired_difference
 from tmcir_lite.known_edits import draw_known_edits
@@ -201,7 +202,7 @@ def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
     image = model.backbone.image(references)
     text = model.backbone.text(model.backbone.tokenize(joined(some, cfg.data.val_captions)))
     inputs = image.pooled, image.tokens, text.pooled, text.tokens, text.mask
-    cost = {"fusion_ms": min(_timed(model.fusion, inputs) for _ in range(3)) / len(some)}
+    cost = {"fusion_ms": 1000 * min(seconds(partial(model.fusion, *inputs)) for _ in range(3)) / len(some)}
     if not isinstance(model.fusion, ATF):
         return cost
     fused = model.fusion.fuse(image.tokens, text.tokens, text.mask)
@@ -209,12 +210,6 @@ def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
         "merged": 100 * fused.match.share.sum().item() / text.mask.sum().item(),
         "tokens": fused.weight.sum().item() / len(some),
     }
-
-
-def _timed(module, inputs) -> float:
-    started = time.perf_counter()
-    module(*inputs)
-    return 1000 * (time.perf_counter() - started)
 
 
 def _claims(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
