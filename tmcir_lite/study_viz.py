@@ -121,7 +121,6 @@ def ablations(study: Study) -> Figure:
     upper.set_yticks([-50, -10, -2, -1, 0, 1, 2], ["-50", "-10", "-2", "-1", "0", "+1", "+2"])
     alignments = ("real", "perfect", "words too")
     shown = {"pseudo": "TMCIR after IACMA"} | {name: f"fusion, {name}" for name in alignments}
-    shown |= {"words too, merging off": "fusion off, words too"}
     _gains(lower, study, shown, _HALF)
     lower.set_title("Alignments before the fusion", loc="left")
     shown = ("pseudo", "one direction", "words too", "mixed", "perfect", "perfect, full captions", "real")
@@ -157,16 +156,12 @@ def _gain(study: Study, cell: str, base: str, layout: str) -> pd.Series:
 
 
 def triplets_curve(study: Study) -> Figure:
-    """R@1 with and without merging, and without fusion, against the number of training triplets."""
+    """R@1 with fusion and of a fine-tuned sum against the number of training triplets."""
     usual = int(dict(change.split("=", 1) for change in study.plan.base)["data.triplets"])
     part = [cell for cell in study.plan.cells if cell.part == "triplets"]
     figure, axes = plt.subplots(1, len(LAYOUTS), figsize=(11, 4))
     for axis, layout in zip(axes, LAYOUTS, strict=True):
-        kinds = (
-            ("fusion", "merging on", _HALF, _COLOURS[layout]),
-            ("off", _OFF, _OFF, "0.35"),
-            (_SUM, f"{_SUM}, no fusion", _SUM, "#009e73"),
-        )
+        kinds = (("fusion", _HALF, _HALF, _COLOURS[layout]), (_SUM, f"{_SUM}, no fusion", _SUM, "0.35"))
         for kind, label, at_usual, colour in kinds:
             sizes = {cell.name: cell.x for cell in part if cell.name.startswith(kind)} | {at_usual: usual}
             rows = study.rows[(study.rows["layout"] == layout) & study.rows["cell"].isin(sizes)]
