@@ -12,7 +12,8 @@ from tmcir_lite.config import load_config
 from tmcir_lite.files import InputError
 from tmcir_lite.intervals import paired_difference
 from tmcir_lite.known_edits import known_edit
-from tmcir_lite.study import _align, collect, run_study, verdict
+from tmcir_lite.study import _align, collect, run_study
+from tmcir_lite.study_effects import changes, verdict
 from tmcir_lite.study_plan import alignment_config, cell_config, load_plan, pictures_config
 
 
@@ -124,6 +125,20 @@ def test_known_edits_are_perfect_copied_or_wrong(cfg):
         assert (perfect.garment, perfect.nuisance) == (target.garment, reference.nuisance)
         assert copy == reference
         assert not set(asked) & set(reference.garment.differences(wrong.garment))
+
+
+def test_a_change_is_compared_over_the_seeds_that_both_cells_have():
+    """By hand: two seeds in common, of two queries each; the third seed has no partner."""
+    ranks = {("TMCIR", 0): (1, 5), ("TMCIR", 1): (5, 5), ("soft gate", 0): (1, 1), ("soft gate", 1): (1, 1),
+             ("soft gate", 2): (5, 5)}  # fmt: skip
+    outcomes = pd.DataFrame(
+        {"cell": cell, "seed": seed, "layout": "cirr", "query": query, "rank": rank}
+        for (cell, seed), each in ranks.items() for query, rank in enumerate(each)
+    )  # fmt: skip
+    (found,) = changes(load_plan(), outcomes).to_dict("records")
+    assert (found["part"], found["cell"], found["against"], found["layout"]) == ("fusion", "soft gate", "TMCIR", "cirr")
+    assert (found["difference"], found["seeds"]) == (75.0, 2)
+    assert 0 <= found["low"] < 75 < found["high"] <= 100
 
 
 def test_paired_difference_by_hand():

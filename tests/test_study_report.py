@@ -6,7 +6,7 @@ import pytest
 from tmcir_lite import study_viz
 from tmcir_lite.files import InputError
 from tmcir_lite.study_plan import load_plan
-from tmcir_lite.study_report import Study, facts, ledger, load_study, main_table, markdown
+from tmcir_lite.study_report import Study, change_table, facts, ledger, load_study, main_table, markdown
 
 FIGURES = ("threshold_curve", "dose_response", "drift", "ablations", "triplets_curve", "effects")
 PLAN = load_plan()
@@ -40,11 +40,11 @@ def effects(verdict):
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes the two tables, as a study does, and reads them back."""
+    """Writes the tables, as a study does, and reads them back."""
 
-    def written(rows, claims=None) -> Study:
-        pd.DataFrame(rows).to_csv(tmp_path / "study.csv", index=False)
-        (pd.DataFrame() if claims is None else claims).to_csv(tmp_path / "claims.csv", index=False)
+    def written(rows, claims=None, changes=None) -> Study:
+        for name, table in (("study", rows), ("claims", claims), ("changes", changes)):
+            pd.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
         return load_study(tmp_path)
 
     return written
@@ -63,9 +63,10 @@ def said_in(figure):
 def test_absent_tables_say_what_makes_them(tmp_path):
     with pytest.raises(InputError, match="study.csv: no such table; `python -m tmcir_lite study` makes it"):
         load_study(tmp_path)
-    (tmp_path / "study.csv").write_text("part,cell\n")
-    with pytest.raises(InputError, match="claims.csv"):
-        load_study(tmp_path)
+    for present, absent in (("study", "claims"), ("claims", "changes")):
+        (tmp_path / f"{present}.csv").write_text("part,cell\n")
+        with pytest.raises(InputError, match=f"{absent}.csv"):
+            load_study(tmp_path)
 
 
 def test_main_table_is_mean_and_spread_over_the_seeds_of_a_layout(write):
@@ -122,6 +123,12 @@ def test_facts_name_fewer_seeds_absent_parts_commits_and_local_changes(write):
     assert "drift: 1" in line
     assert "main" not in line
     assert "cpu, commit 0123456, abcdefa, 1 of 3 rows made with local changes" in line
+
+
+def test_every_change_is_told_with_its_base_and_interval(write):
+    effect = {"part": "fusion", "cell": "soft gate", "against": "TMCIR", "difference": -0.5, "low": -1.0, "high": 0.5}
+    table = change_table(write([], changes=[{**effect, "layout": "cirr", "seeds": 3}]))
+    assert table.values.tolist() == [["fusion", "soft gate", "TMCIR", "not run", "-0.5 (-1.0 to +0.5)", 3]]
 
 
 def test_the_page_and_the_figures_of_a_whole_study_lack_nothing(write):

@@ -1,14 +1,13 @@
-"""The study: every cell of the plan with several seeds, resumable, as one table; then the claims, with intervals.
+"""The study: every cell of the plan with several seeds, resumable, as one table; then the effects, with intervals.
 
 `python -m tmcir_lite study` leaves in `data/results/`: `study.csv` (a row a cell, seed and layout), `outcomes.csv.gz`
-(a row a query of each), `claims.csv` and, to be read, `study.md`.
+(a row a query of each), `claims.csv`, `changes.csv` (every other cell against its base) and, to be read, `study.md`.
 """
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -24,17 +23,15 @@ from tmcir_lite.features import joined
 from tmcir_lite.files import InputError, atomic, read_json, write_text
 from tmcir_lite.frozen import Frozen
 from tmcir_lite.fusion_cost import seconds
-from tmcir_lite.intent import MEASURES, intent
-from tmcir_lite.intervals import paired_difference
+from tmcir_lite.intent import intent
 from tmcir_lite.known_edits import draw_known_edits
 from tmcir_lite.measure import Method, gallery_of, queries_of, val_splits
 from tmcir_lite.run_folder import environment
-from tmcir_lite.study_plan import Cell, Plan, alignment_config, cell_config, load_plan, pictures_config
+from tmcir_lite.study_effects import changes, claims
+from tmcir_lite.study_plan import TUNING, Cell, Plan, alignment_config, cell_config, load_plan, pictures_config
 from tmcir_lite.study_report import RESULTS, load_study, markdown
 from tmcir_lite.training import read_history
 
-TUNING = "tuning"
-"""The part whose cells are looked at on held-out train only."""
 PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
 """One protocol a layout: with the reference in the gallery, a ranking says more of the protocol than of the method."""
 
@@ -75,7 +72,8 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
                 each = pd.read_csv(path.with_name("outcomes.csv"))
                 outcomes.append(each.assign(cell=cell.name, seed=row["seed"].iloc[0]))
     table, answered = _added(rows, out / "study.csv"), _added(outcomes, out / "outcomes.csv.gz")
-    for name, part in (("study.csv", table), ("outcomes.csv.gz", answered), ("claims.csv", _claims(plan, answered))):
+    tables = {"study": table, "claims": claims(plan, answered), "changes": changes(plan, answered)}
+    for name, part in {f"{name}.csv": part for name, part in tables.items()} | {"outcomes.csv.gz": answered}.items():
         with atomic(out / name) as path:
             part.to_csv(path, index=False, float_format="%.5g")
     write_text(out / "study.md", markdown(load_study(out)))
@@ -210,33 +208,3 @@ def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
         "merged": 100 * fused.match.share.sum().item() / text.mask.sum().item(),
         "tokens": fused.weight.sum().item() / len(some),
     }
-
-
-def _claims(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
-    """A row for each effect that tests a claim, on each layout: the difference, its 95% interval, the verdict."""
-    cells = {name: rows for name, rows in outcomes.groupby("cell")}
-    rows = []
-    for claim in plan.claims:
-        for first, second in (test for test in claim.tests if set(test) <= cells.keys()):
-            seeds = sorted(set(cells[first]["seed"]) & set(cells[second]["seed"]))
-            for layout in PROTOCOL if seeds else ():
-                a, b = (_values(cells[name], seeds, layout, claim.measure) for name in (first, second))
-                effect, low, high = paired_difference(a, b)
-                rows.append({"claim": claim.claim, "effect": f"{first} - {second}", "measure": claim.measure,
-                             "layout": layout, "difference": effect, "low": low, "high": high, "seeds": len(seeds),
-                             "verdict": verdict(low, high)})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def verdict(low: float, high: float) -> str:
-    """What an effect's interval says of a claim that it is above 0."""
-    if low > 0:
-        return "holds here"
-    return "the reverse holds here" if high < 0 else "no difference shown"
-
-
-def _values(outcomes: pd.DataFrame, seeds: Sequence[int], layout: str, measure: str) -> np.ndarray:
-    """Seeds x queries, in %."""
-    rows = outcomes[outcomes["layout"] == layout]
-    values = rows[measure] if measure in MEASURES else 100.0 * (rows["rank"] <= int(measure.removeprefix("R@")))
-    return np.stack([values[rows["seed"] == seed].to_numpy() for seed in seeds])

@@ -12,6 +12,8 @@ from tmcir_lite.files import ROOT, InputError
 from tmcir_lite.known_edits import Spoil
 
 PLAN = ROOT / "data" / "study.yaml"
+MAIN, TUNING = "main", "tuning"
+"""The parts that have the methods side by side, and the trials that are looked at on held-out train only."""
 MethodName = Literal["image only", "text only", "weighted sum", "Pic2Word", "CLIP4Cir", "TMCIR"]
 
 
@@ -41,6 +43,8 @@ class Cell(Section):
     set: list[str] = []
     x: float | None = None
     """Where it stands on the axis of its part's figure."""
+    against: str | None = None
+    """The cell that it is compared with; None: the main one of its method."""
 
 
 class Claim(Section):
@@ -63,6 +67,10 @@ class Plan(Section):
         """The names of the parts, in order."""
         return list(dict.fromkeys(cell.part for cell in self.cells))
 
+    def against(self, cell: Cell) -> str:
+        """The name of the cell that one is compared with: the main cells are named for their methods."""
+        return cell.against or cell.method
+
 
 def load_plan(path: Path = PLAN) -> Plan:
     """Reads and checks a plan.
@@ -77,6 +85,7 @@ def load_plan(path: Path = PLAN) -> Plan:
         raise InputError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
     names = [cell.name for cell in plan.cells]
     used = [name for claim in plan.claims for test in claim.tests for name in test]
+    used += [plan.against(cell) for cell in plan.cells]
     unknown = [cell.aligned for cell in plan.cells if cell.aligned not in plan.alignments]
     unknown += [name for name in used if name not in names]
     if unknown or len(set(names)) < len(names):

@@ -16,6 +16,7 @@ MIXED = "mixed"
 _SHOWN = ("R@1", "R@5", "R@10", "R@50", "Rs@1", *MEASURES, "parameters", "seconds", "fusion_ms")
 _FACTS = ("protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens")
 _EFFECTS = ("claim", "effect", "measure", "layout", "difference", "low", "high", "seeds", "verdict")
+_CHANGES = ("part", "cell", "against", "layout", "difference", "low", "high", "seeds")
 _UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
 _NO_WAY = "cannot be tested here: no weights and no photos"
 
@@ -23,12 +24,14 @@ _NO_WAY = "cannot be tested here: no weights and no photos"
 class Study(NamedTuple):
     """What a study left, and the plan that it followed.
 
-    `rows` has a row a cell, seed and layout; `effects` a row a claim, effect and layout. Columns that no cell has
+    `rows` has a row a cell, seed and layout; `effects` a row a claim, effect and layout; `changes` a row a cell and
+    layout, compared with its base. Columns that no cell has
     filled yet are there, and empty.
     """
 
     rows: pd.DataFrame
     effects: pd.DataFrame
+    changes: pd.DataFrame
     plan: Plan
 
     def cell(self, name: str, layout: str) -> pd.DataFrame:
@@ -43,13 +46,13 @@ class Study(NamedTuple):
 
 
 def load_study(folder: Path = RESULTS) -> Study:
-    """Reads `study.csv` and `claims.csv`.
+    """Reads `study.csv`, `claims.csv` and `changes.csv`.
 
     Raises:
         InputError: one of them is not there.
     """
     rows = _read(folder / "study.csv", ("part", "cell", "x", "seed", "layout", *_SHOWN, *_FACTS))
-    return Study(rows, _read(folder / "claims.csv", _EFFECTS), load_plan())
+    return Study(rows, _read(folder / "claims.csv", _EFFECTS), _read(folder / "changes.csv", _CHANGES), load_plan())
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -103,6 +106,16 @@ def ledger(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("")
 
 
+def change_table(study: Study) -> pd.DataFrame:
+    """A row a cell beside the main ones: its R@1 less that of the cell it is compared with, on each layout."""
+    rows = []
+    for (part, cell, against), found in study.changes.groupby(["part", "cell", "against"], sort=False):
+        on = {title: found[found["layout"] == layout] for layout, title in LAYOUTS.items()}
+        effects = {title: _interval(None if some.empty else some.iloc[0]) for title, some in on.items()}
+        rows.append({"part": part, "cell": cell, "less": against, **effects, "seeds": found["seeds"].max()})
+    return pd.DataFrame(rows, columns=["part", "cell", "less", *LAYOUTS.values(), "seeds"])
+
+
 def _interval(effect: pd.Series | None) -> str:
     return ABSENT if effect is None else f"{effect['difference']:+.1f} ({effect['low']:+.1f} to {effect['high']:+.1f})"
 
@@ -140,7 +153,7 @@ def _seeds(rows: pd.DataFrame) -> str:
 
 
 def markdown(study: Study) -> str:
-    """The facts, the main table on both layouts and the ledger, as `data/results/study.md` has them."""
+    """The facts, the main table on both layouts, the ledger and all changes, as `data/results/study.md` has them."""
     tables = [f"**{title}** (mean ± standard deviation over seeds)\n\n{as_markdown(main_table(study, layout))}"
               for layout, title in LAYOUTS.items()]  # fmt: skip
     claims = (
@@ -148,7 +161,12 @@ def markdown(study: Study) -> str:
         "not about the paper's. Differences are in points, with 95% intervals over seeds and queries.\n\n"
         f"{as_markdown(ledger(study).set_index('claim'))}"
     )
-    return "\n\n".join([facts(study), *tables, claims]) + "\n"
+    changes = (
+        "**Changes.** R@1 of every other cell less that of the one it is compared with, in points, with 95% intervals "
+        "over seeds and queries; with one seed, over queries alone. `data/study.yaml` says what each cell is.\n\n"
+        f"{as_markdown(change_table(study).set_index('part'))}"
+    )
+    return "\n\n".join([facts(study), *tables, claims, changes]) + "\n"
 
 
 def as_markdown(table: pd.DataFrame) -> str:
