@@ -12,7 +12,7 @@ from tmcir_lite.config import load_config
 from tmcir_lite.files import InputError
 from tmcir_lite.intervals import paired_difference
 from tmcir_lite.known_edits import known_edit
-from tmcir_lite.study import _align, collect, run_study
+from tmcir_lite.study import _align, chosen_cells, collect, run_study
 from tmcir_lite.study_effects import changes, verdict
 from tmcir_lite.study_plan import alignment_config, cell_config, load_plan, pictures_config
 
@@ -99,6 +99,41 @@ def test_alignments_of_any_loss_share_the_pictures(tables):
         assert (_align(plan, name, "lite", overrides, 0) / "pseudo_targets").resolve().is_relative_to(cfg.run_dir)
     assert pictures_config(plan, "pseudo, guidance 4", "lite", overrides).editor.guidance == 4
     assert pictures_config(plan, "pseudo, guidance 4", "lite", overrides).run_dir != cfg.run_dir
+
+
+@pytest.fixture
+def photos(tiny, cfg, tmp_path):
+    """A dataset in Fashion-IQ's layout of which only pictures and captions are known; changes that choose it."""
+    stages.prepare_data(cfg)
+    root = tmp_path / "photos"
+    shutil.copytree(cfg.data.root, root, ignore=shutil.ignore_patterns("attributes.jsonl"))
+    return [*tiny, f"runs={tmp_path}/runs", "garments=null", f"data.root={root}", "data.also_evaluate=[]"]
+
+
+def test_a_dataset_of_real_pictures_goes_through_the_same_study(photos, tmp_path):
+    run_study("lite", photos, [0], ["main"], tmp_path / "out")
+    table, page = pd.read_csv(tmp_path / "out" / "study.csv"), (tmp_path / "out" / "study.md").read_text()
+    assert set(table["cell"]) == {cell.name for cell in load_plan().cells if cell.part == "main"}
+    assert (set(table["data"]), set(table["layout"])) == ({"photos"}, {"fashioniq"})
+    assert "changed" not in table
+    assert page.startswith("Photos (Fashion-IQ layout")
+    assert "TMCIR - CLIP4Cir" in page
+
+
+def test_tables_of_another_dataset_are_not_mixed_with(tables, photos):
+    with pytest.raises(InputError, match="study.csv: is of garment world, not of photos; .* --out"):
+        run_study("lite", photos, [0], ["main"], tables[0])
+
+
+def test_what_needs_drawn_pictures_is_left_out_of_a_study_of_real_ones(capsys):
+    plan = load_plan()
+    left = {cell.name for cell in plan.cells} - {cell.name for cell in chosen_cells(plan, [], drawn=False)}
+    assert {"sum, perfect", "contradicted", "all wrong"} <= left
+    assert not {"TMCIR", "sum, pseudo", "editor, guidance 4"} & left
+    assert "all wrong (dose)" in capsys.readouterr().out
+    assert chosen_cells(plan, [], drawn=True) == plan.cells
+    with pytest.raises(InputError, match=r"cells need: no drift \(drift\)"):
+        chosen_cells(plan, ["drift"], drawn=False)
 
 
 def test_an_unknown_part_is_named():

@@ -19,7 +19,7 @@ def row(cell, seed, layout="fashioniq", **numbers):
     size = {"queries": 100, "gallery": 200, "protocol": "cirr" if layout == "cirr" else "original-masked"}
     recalls = {"R@1": 50.0 + 2 * seed, "R@5": 70.0, "R@10": 80.0, "R@50": 90.0, "Rs@1": 60.0}
     cost = {"merged": 40.0, "tokens": 70.0, "fusion_ms": 0.2}
-    run = {"device": "cpu", "commit": "0123456789", "dirty": False}
+    run = {"data": "garment world", "device": "cpu", "commit": "0123456789", "dirty": False}
     intent = {"changed": 80.0, "kept": 90.0, "visual bias": 4.0, "text bias": 5.0}
     where = {"part": found.part, "cell": cell, "x": found.x, "seed": seed, "layout": layout}
     return {**where, **size, **recalls, **intent, **cost, **run, **numbers}
@@ -118,7 +118,8 @@ def test_facts_name_fewer_seeds_absent_parts_commits_and_local_changes(write):
     study = write([row("TMCIR", 0), row("TMCIR", 1, commit="abcdefabcdef", dirty=True), row("no drift", 1)])
     line = facts(study)
     assert "\n" not in line
-    assert "Fashion-IQ layout, protocol original-masked: 100 queries, 200 gallery images" in line
+    size = "protocol original-masked: 100 queries, 200 gallery images"
+    assert line.startswith(f"Garment world (Fashion-IQ layout, {size}")
     assert "Seeds 0 1, tuning: not run, iacma: not run" in line
     assert "drift: 1" in line
     assert "main" not in line

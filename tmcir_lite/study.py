@@ -16,11 +16,11 @@ from tmcir_lite.atf import ATF
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import image_only, text_only, weighted_sum
 from tmcir_lite.composed import Composed
-from tmcir_lite.config import Config
+from tmcir_lite.config import Config, load_config
 from tmcir_lite.datasets import Split
 from tmcir_lite.evaluation import answers, evaluate_split
 from tmcir_lite.features import joined
-from tmcir_lite.files import InputError, atomic, read_json, write_text
+from tmcir_lite.files import InputError, atomic, read_json, resolve, write_text
 from tmcir_lite.frozen import Frozen
 from tmcir_lite.fusion_cost import seconds
 from tmcir_lite.intent import intent
@@ -42,18 +42,49 @@ def run_study(
     """Runs what is missing of the plan's parts and writes the tables.
 
     Raises:
-        InputError: an unknown part; or as the stages.
+        InputError: an unknown part; one that needs drawn pictures, for a dataset of real ones; `out` has the tables of
+            another dataset; or as the stages.
     """
-    plan = load_plan()
-    unknown = set(parts) - set(plan.parts())
-    if unknown:
-        raise InputError(f"study: no part {min(unknown)!r}; there are {', '.join(plan.parts())}")
-    wanted = [cell for cell in plan.cells if not parts or cell.part in parts]
+    plan, cfg = load_plan(), load_config(profile, overrides)
+    wanted = chosen_cells(plan, parts, drawn=cfg.garments is not None)
+    _check_same_data(out / "study.csv", _data_name(cfg))
     for seed in seeds:
         for name in plan.alignments:  # cells of one alignment in a row: they share its pictures' features
             for cell in (cell for cell in wanted if cell.aligned == name):
                 _run_cell(plan, cell, profile, overrides, seed)
     return collect(plan, profile, overrides, out)
+
+
+def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:
+    """The cells of some parts, or of all (no `parts`): then those are left out, and named, that cannot be run.
+
+    Args:
+        drawn: whether the pictures are drawn, so that perfect edits and worlds that drift otherwise can be had.
+
+    Raises:
+        InputError: an unknown part, or one with a cell that cannot be run.
+    """
+    unknown = set(parts) - set(plan.parts())
+    if unknown:
+        raise InputError(f"study: no part {min(unknown)!r}; there are {', '.join(plan.parts())}")
+    cells = [cell for cell in plan.cells if not parts or cell.part in parts]
+    impossible = [cell for cell in cells if not drawn and plan.alignments[cell.aligned].drawn]
+    if impossible:
+        names = ", ".join(f"{cell.name} ({cell.part})" for cell in impossible)
+        if parts:
+            raise InputError(f"study: what real pictures show is not known, as these cells need: {names}")
+        print(f"study: left out, since what real pictures show is not known: {names}", flush=True)
+    return [cell for cell in cells if cell not in impossible]
+
+
+def _data_name(cfg: Config) -> str:
+    return "garment world" if cfg.garments is not None else resolve(cfg.data.root).name
+
+
+def _check_same_data(table: Path, name: str) -> None:
+    there = set(pd.read_csv(table)["data"]) - {name} if table.is_file() else ()
+    if there:
+        raise InputError(f"{table}: is of {min(there)}, not of {name}; give the study another folder with --out")
 
 
 def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd.DataFrame:
@@ -63,17 +94,19 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
     has the rank of every query's target, and what its first answer changed and kept; intervals come from these.
     """
     rows, outcomes = [], []
+    data = _data_name(load_config(profile, overrides))
     for cell in plan.cells:
         pattern = cell_config(plan, cell, profile, overrides, 0).run_dir
         for path in sorted(pattern.parent.parent.glob(f"seed*/{pattern.name}/result.csv")):
             row = pd.read_csv(path, dtype={"commit": str})
-            rows.append(row)
+            rows.append(row.assign(data=data))
             if path.with_name("outcomes.csv").is_file():
                 each = pd.read_csv(path.with_name("outcomes.csv"))
                 outcomes.append(each.assign(cell=cell.name, seed=row["seed"].iloc[0]))
     table, answered = _added(rows, out / "study.csv"), _added(outcomes, out / "outcomes.csv.gz")
-    tables = {"study": table, "claims": claims(plan, answered), "changes": changes(plan, answered)}
-    for name, part in {f"{name}.csv": part for name, part in tables.items()} | {"outcomes.csv.gz": answered}.items():
+    tables = {"study.csv": table, "outcomes.csv.gz": answered, "claims.csv": claims(plan, answered),
+              "changes.csv": changes(plan, answered)}  # fmt: skip
+    for name, part in tables.items():
         with atomic(out / name) as path:
             part.to_csv(path, index=False, float_format="%.5g")
     write_text(out / "study.md", markdown(load_study(out)))
@@ -140,8 +173,6 @@ def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: 
     if alignment.edits is not None and not pictures.is_dir():
         data = stages.prepare_data(cfg)
         known = stages.known_attributes(data.train)
-        if known is None:
-            raise InputError(f"study: {name}: what real pictures show is not known; leave out the parts that need it")
         draw_known_edits(data.train.triplets, known, pictures, alignment.edits.spoil, alignment.edits.share, seed)
     elif cfg.iacma.epochs and cfg.iacma.images != "real" and not pictures.exists():
         drawn = pictures_config(plan, name, profile, overrides)

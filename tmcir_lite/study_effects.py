@@ -49,8 +49,11 @@ def _by_cell(outcomes: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _effects(cells: Mapping[str, pd.DataFrame], first: str, second: str, measure: str) -> Iterator[dict]:
-    """First cell minus second on each layout, over the seeds that both have; nothing where they share none."""
-    if not {first, second} <= cells.keys():
+    """First cell minus second on each layout, over the seeds that both have; nothing where they share none.
+
+    Nor is there any of an intent measure where no picture's attributes are known.
+    """
+    if not {first, second} <= cells.keys() or (measure in MEASURES and measure not in cells[first]):
         return
     seeds = sorted(set(cells[first]["seed"]) & set(cells[second]["seed"]))
     for layout in cells[first]["layout"].unique() if seeds else ():

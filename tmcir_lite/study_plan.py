@@ -32,6 +32,11 @@ class Alignment(Section):
     world: dict[str, float] | None = None
     """Changes to the garment world that it learns from; cells are trained and measured on the plain one."""
 
+    @property
+    def drawn(self) -> bool:
+        """Whether it needs pictures that are drawn for it: real ones cannot be had so."""
+        return self.edits is not None or self.world is not None
+
 
 class Cell(Section):
     """One row of the study for each seed."""

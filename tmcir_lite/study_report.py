@@ -14,7 +14,7 @@ LAYOUTS = {"fashioniq": "Fashion-IQ layout", "cirr": "CIRR layout"}
 ABSENT = "not run"
 MIXED = "mixed"
 _SHOWN = ("R@1", "R@5", "R@10", "R@50", "Rs@1", *MEASURES, "parameters", "seconds", "fusion_ms")
-_FACTS = ("protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens")
+_FACTS = ("data", "protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens")
 _EFFECTS = ("claim", "effect", "measure", "layout", "difference", "low", "high", "seeds", "verdict")
 _CHANGES = ("part", "cell", "against", "layout", "difference", "low", "high", "seeds")
 _UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
@@ -140,10 +140,15 @@ def facts(study: Study) -> str:
     commits = ", ".join(commit[:7] for commit in rows["commit"].dropna().unique())
     dirty = int(rows["dirty"].eq(True).sum())
     return (
-        f"Garment world ({'; '.join(sizes) or 'val not measured'}). Seeds {', '.join([usual, *others])}. "
+        f"{_data(rows)} ({'; '.join(sizes) or 'val not measured'}). Seeds {', '.join([usual, *others])}. "
         f"{' and '.join(rows['device'].dropna().unique())}, commit {commits or 'unknown'}, "
         f"{f'{dirty} of {len(rows)} rows made' if dirty else 'no row made'} with local changes."
     )
+
+
+def _data(rows: pd.DataFrame) -> str:
+    name = next(iter(rows["data"].dropna()), "no data")
+    return name[0].upper() + name[1:]
 
 
 def _seeds(rows: pd.DataFrame) -> str:
@@ -157,8 +162,8 @@ def markdown(study: Study) -> str:
     tables = [f"**{title}** (mean ± standard deviation over seeds)\n\n{as_markdown(main_table(study, layout))}"
               for layout, title in LAYOUTS.items()]  # fmt: skip
     claims = (
-        "**Claims of the paper.** Measured on the garment world: a verdict is about this world and these small models, "
-        "not about the paper's. Differences are in points, with 95% intervals over seeds and queries.\n\n"
+        "**Claims of the paper.** A verdict is about these data and the models trained here, not about the paper's. "
+        "Differences are in points, with 95% intervals over seeds and queries.\n\n"
         f"{as_markdown(ledger(study).set_index('claim'))}"
     )
     changes = (
