@@ -66,6 +66,7 @@ def cfg(tiny):
     stages.train_iacma(cfg)
     stages.train_atf(cfg)
     stages.train_control(cfg)
+    stages.train_sum(cfg)
     stages.train_clip4cir(cfg)
     stages.train_pic2word(cfg)
     measure.evaluate(cfg)

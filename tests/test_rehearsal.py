@@ -27,7 +27,7 @@ def test_tells_what_each_stage_takes_and_writes_a_profile(name, small, tmp_path,
     said = capsys.readouterr().out
     assert "NOT THERE (data/README.md says how to get it); the published counts are used" in said
     assert "NOT in this machine's cache" in said
-    for stage in ("pseudo-targets", "iacma", "atf", "control", "evaluation"):
+    for stage in ("pseudo-targets", "iacma", "atf", "control", "sum", "evaluation"):
         assert f"\n| {stage} " in said
     assert f"{round(0.9 * {'fashioniq': 18000, 'cirr': 28225}[name]) * 5}" in said  # pairs of IACMA's five epochs
     filled = load_config(tmp_path / f"{name}-rehearsal" / "filled.yaml")

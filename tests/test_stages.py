@@ -9,6 +9,7 @@ import torch
 
 from tmcir_lite import measure, stages
 from tmcir_lite.backbone import load_backbone
+from tmcir_lite.baselines import weighted_sum
 from tmcir_lite.composed import Composed
 from tmcir_lite.config import EvaluationSet, load_config
 from tmcir_lite.features import encode_captions, encode_queries, joined
@@ -33,7 +34,7 @@ def test_results_name_method_protocol_and_origin(cfg):
     assert {"original", "original-masked", "val-union", "cirr"} == set(results["protocol"])
     assert results[["seed", "device", "queries", "gallery"]].notna().all(axis=None)
     assert results[RECALLS].apply(lambda column: column.between(0, 100)).all(axis=None)
-    assert results["method"].nunique() == 11
+    assert results["method"].nunique() == 12
     assert results.query("protocol == 'cirr'")["Rs@1"].notna().all()
     text = (cfg.run_dir / "evaluation" / "results.md").read_text()
     assert "seed 0" in text
@@ -56,6 +57,14 @@ def test_the_control_is_the_same_module_with_nothing_merged(cfg):
     assert not control.fuse(images, ids).match.merged.any()
 
 
+def test_the_fine_tuned_sum_is_a_sum_of_what_its_encoders_say(cfg):
+    model = stages.load_sum(cfg)
+    backbone, share = model.backbone, model.fusion.text_logit.sigmoid().item()
+    ids, images = backbone.tokenize(["is red", "is much longer"]), torch.rand(2, 3, 64, 64)
+    v, t = backbone.image(images).pooled, backbone.text(ids).pooled
+    torch.testing.assert_close(model.query(images, ids), weighted_sum(share)(v, t))
+
+
 def test_stages_that_are_complete_are_not_run_again(cfg, monkeypatch):
     monkeypatch.setattr(stages, "load_backbone", lambda *a, **k: pytest.fail("a model was loaded again"))
     monkeypatch.setattr(stages, "load_editor", lambda *a: pytest.fail("an editor was loaded again"))
@@ -63,6 +72,7 @@ def test_stages_that_are_complete_are_not_run_again(cfg, monkeypatch):
     assert len(stages.train_iacma(cfg)) == 2
     assert len(stages.train_atf(cfg)) == 3
     assert len(stages.train_control(cfg)) == 3
+    assert len(stages.train_sum(cfg)) == 3
     assert len(stages.train_clip4cir(cfg)) == 2
     assert len(stages.train_pic2word(cfg)) == 2
     measure.evaluate(cfg)

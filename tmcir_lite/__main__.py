@@ -11,6 +11,7 @@ STAGES = {
     "iacma": ("stages.train_iacma", "stage 1: align the encoders"),
     "atf": ("stages.train_atf", "stage 2: train the token fusion"),
     "control": ("stages.train_control", "stage 2 again with merging off, for comparison"),
+    "sum": ("stages.train_sum", "stage 2 again with a mere sum for the fusion, for comparison"),
     "clip4cir": ("stages.train_clip4cir", "the rival CLIP4Cir, both of its stages"),
     "pic2word": ("stages.train_pic2word", "the rival Pic2Word"),
     "evaluate": ("measure.evaluate", "measure every method on val"),

@@ -25,6 +25,7 @@ from tmcir_lite.stages import (
     load_aligned,
     load_clip4cir,
     load_control,
+    load_sum,
     load_trained,
     load_trained_pic2word,
     prepare_data,
@@ -139,7 +140,8 @@ def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]
         aligned = load_aligned(cfg, last)
         weight = tune_weight(cfg, aligned, data)[0]
         yield aligned, [Method(f"IACMA ({epoch} epoch), weighted sum", weighted_sum(weight), weight)]
-    for name, model in (("TMCIR, merging off", load_control(cfg)), ("TMCIR", load_trained(cfg))):
+    for name, load in (("fine-tuned sum", load_sum), ("TMCIR, merging off", load_control), ("TMCIR", load_trained)):
+        model = load(cfg)
         yield model.backbone, [Method(name, model)]
 
 

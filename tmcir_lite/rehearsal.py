@@ -38,11 +38,12 @@ _TRAININGS = (
     ("iacma", "iacma", stages.train_iacma),
     ("atf", "atf", stages.train_atf),
     ("control", "atf", stages.train_control),
+    ("sum", "atf", stages.train_sum),
     ("clip4cir", "clip4cir", stages.train_clip4cir),
 )
 """Folder in the run, section of the profile, stage."""
 _PNG = 1.3  # bytes a pixel: of 26 photos of clothes, padded to 512 pixels, 0.7 in the mean and 1.2 at most
-_PASSES = 7  # backbones that the evaluation encodes a gallery with
+_PASSES = 8  # backbones that the evaluation encodes a gallery with
 
 
 class Cost(NamedTuple):

@@ -102,8 +102,17 @@ def train_control(cfg: Config) -> pd.DataFrame:
     return _train_fusion(cfg, "control", "control", _without_merging(cfg))
 
 
+def train_sum(cfg: Config) -> pd.DataFrame:
+    """Stage 2 once more with a mere sum for the fusion, in `sum/`: what it reaches is the fine-tuning's doing."""
+    return _train_fusion(cfg, "sum", "sum", _without_fusion(cfg))
+
+
 def _without_merging(cfg: Config) -> Atf:
     return cfg.atf.model_copy(update={"threshold": NO_MERGING})
+
+
+def _without_fusion(cfg: Config) -> Atf:
+    return cfg.atf.model_copy(update={"fusion": "sum"})
 
 
 def _train_fusion(cfg: Config, name: str, title: str, settings: Atf) -> pd.DataFrame:
@@ -259,6 +268,11 @@ def load_trained(cfg: Config, backbone: Frozen | None = None) -> Composed:
 def load_control(cfg: Config) -> Composed:
     """The control, merging off: its best epoch."""
     return _load_fusion(cfg, "control", _without_merging(cfg))
+
+
+def load_sum(cfg: Config) -> Composed:
+    """The control without a fusion: its best epoch."""
+    return _load_fusion(cfg, "sum", _without_fusion(cfg))
 
 
 def _load_fusion(cfg: Config, name: str, settings: Atf, backbone: Frozen | None = None) -> Composed:
