@@ -6,7 +6,7 @@ import pytest
 from tmcir_lite import study_viz
 from tmcir_lite.files import InputError
 from tmcir_lite.study_plan import load_plan
-from tmcir_lite.study_report import Study, change_table, facts, ledger, load_study, main_table, markdown
+from tmcir_lite.study_report import Study, change_table, facts, ledger, load_study, main_table, markdown, trial_table
 
 FIGURES = ("threshold_curve", "dose_response", "drift", "ablations", "triplets_curve", "effects")
 PLAN = load_plan()
@@ -130,6 +130,14 @@ def test_every_change_is_told_with_its_base_and_interval(write):
     effect = {"part": "fusion", "cell": "soft gate", "against": "TMCIR", "difference": -0.5, "low": -1.0, "high": 0.5}
     table = change_table(write([], changes=[{**effect, "layout": "cirr", "seeds": 3}]))
     assert table.values.tolist() == [["fusion", "soft gate", "TMCIR", "not run", "-0.5 (-1.0 to +0.5)", 3]]
+
+
+def test_trials_are_told_by_what_they_reached_on_held_out_train(write):
+    trial = {"part": "tuning", "cell": "IACMA, lr 1e-4", "seed": 0, "heldout": 81.25}
+    both = [row("TMCIR, full size", seed, layout, heldout=87.0 + 2 * seed)
+            for seed in (0, 1) for layout in ("fashioniq", "cirr")]  # fmt: skip
+    table = trial_table(write([trial, *both, row("TMCIR", 0, heldout=80.0)]))
+    assert table["held-out R@1"].to_dict() == {"IACMA, lr 1e-4": "81.2", "TMCIR, full size": "88.0 ± 1.4"}
 
 
 def test_the_page_and_the_figures_of_a_whole_study_lack_nothing(write):

@@ -38,8 +38,8 @@ PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
 
 def run_study(
     profile: str, overrides: Sequence[str], seeds: Sequence[int], parts: Sequence[str], out: Path = RESULTS
-) -> pd.DataFrame:
-    """Runs what is missing of the plan's parts and writes the tables.
+) -> None:
+    """Runs what is missing of the plan's parts; writes the tables after every seed.
 
     Raises:
         InputError: an unknown part; one that needs drawn pictures, for a dataset of real ones; `out` has the tables of
@@ -52,7 +52,7 @@ def run_study(
         for name in plan.alignments:  # cells of one alignment in a row: they share its pictures' features
             for cell in (cell for cell in wanted if cell.aligned == name):
                 _run_cell(plan, cell, profile, overrides, seed)
-    return collect(plan, profile, overrides, out)
+        collect(plan, profile, overrides, out)
 
 
 def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:

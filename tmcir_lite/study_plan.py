@@ -14,6 +14,8 @@ from tmcir_lite.known_edits import Spoil
 PLAN = ROOT / "data" / "study.yaml"
 MAIN, TUNING = "main", "tuning"
 """The parts that have the methods side by side, and the trials that are looked at on held-out train only."""
+CHOICES = (TUNING, "full size")
+"""The parts whose recall on held-out train decided what the profile has."""
 MethodName = Literal["image only", "text only", "weighted sum", "Pic2Word", "CLIP4Cir", "TMCIR"]
 
 

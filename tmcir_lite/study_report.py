@@ -7,14 +7,14 @@ import pandas as pd
 
 from tmcir_lite.files import ROOT, InputError
 from tmcir_lite.intent import MEASURES
-from tmcir_lite.study_plan import Plan, load_plan
+from tmcir_lite.study_plan import CHOICES, Plan, load_plan
 
 RESULTS = ROOT / "data" / "results"
 LAYOUTS = {"fashioniq": "Fashion-IQ layout", "cirr": "CIRR layout"}
 ABSENT = "not run"
 MIXED = "mixed"
 _SHOWN = ("R@1", "R@5", "R@10", "R@50", "Rs@1", *MEASURES, "parameters", "seconds", "fusion_ms")
-_FACTS = ("data", "protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens")
+_FACTS = ("data", "heldout", "protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens")
 _EFFECTS = ("claim", "effect", "measure", "layout", "difference", "low", "high", "seeds", "verdict")
 _CHANGES = ("part", "cell", "against", "layout", "difference", "low", "high", "seeds")
 _UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
@@ -75,6 +75,14 @@ def main_table(study: Study, layout: str) -> pd.DataFrame:
          for name, rows in found.items()}
     ).T  # fmt: skip
     return table.rename_axis("method").rename(columns={"fusion_ms": "fusion ms a query"})
+
+
+def trial_table(study: Study) -> pd.DataFrame:
+    """The trials that choices were made by: R@1 on held-out train, mean ± standard deviation over seeds, in %."""
+    rows = study.rows[study.rows["part"].isin(CHOICES)].drop_duplicates(["cell", "seed"])
+    table = {cell: {"seeds": len(some), "held-out R@1": _spread(some["heldout"]), "seconds": _spread(some["seconds"])}
+             for cell, some in rows.groupby("cell", sort=False)}  # fmt: skip
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("trial")
 
 
 def _spread(values: pd.Series) -> str:
@@ -158,7 +166,7 @@ def _seeds(rows: pd.DataFrame) -> str:
 
 
 def markdown(study: Study) -> str:
-    """The facts, the main table on both layouts, the ledger and all changes, as `data/results/study.md` has them."""
+    """Facts, main table on both layouts, ledger, changes and trials, as `data/results/study.md` has them."""
     tables = [f"**{title}** (mean ± standard deviation over seeds)\n\n{as_markdown(main_table(study, layout))}"
               for layout, title in LAYOUTS.items()]  # fmt: skip
     claims = (
@@ -171,7 +179,11 @@ def markdown(study: Study) -> str:
         "over seeds and queries; with one seed, over queries alone. `data/study.yaml` says what each cell is.\n\n"
         f"{as_markdown(change_table(study).set_index('part'))}"
     )
-    return "\n\n".join([facts(study), *tables, claims, changes]) + "\n"
+    trials = (
+        "**Trials.** What choices were made by: recall on train triplets kept aside, never val.\n\n"
+        f"{as_markdown(trial_table(study))}"
+    )
+    return "\n\n".join([facts(study), *tables, claims, changes, trials]) + "\n"
 
 
 def as_markdown(table: pd.DataFrame) -> str:
