@@ -10,7 +10,7 @@ import torch
 from tmcir_lite import measure, stages
 from tmcir_lite.backbone import load_backbone
 from tmcir_lite.baselines import weighted_sum
-from tmcir_lite.composed import Composed
+from tmcir_lite.composed import Composed, build_fusion
 from tmcir_lite.config import EvaluationSet, load_config
 from tmcir_lite.features import encode_captions, encode_queries, joined
 from tmcir_lite.files import InputError
@@ -63,6 +63,21 @@ def test_the_fine_tuned_sum_is_a_sum_of_what_its_encoders_say(cfg):
     ids, images = backbone.tokenize(["is red", "is much longer"]), torch.rand(2, 3, 64, 64)
     v, t = backbone.image(images).pooled, backbone.text(ids).pooled
     torch.testing.assert_close(model.query(images, ids), weighted_sum(share)(v, t))
+
+
+@pytest.mark.parametrize("fusion", ["merge", "cross-attention", "sum"])
+@pytest.mark.parametrize("encoders", ["both", "text"])
+def test_every_weight_that_is_trained_gets_a_gradient(cfg, fusion, encoders):
+    """Several processes wait for each other's gradient of every one."""
+    settings = cfg.atf.model_copy(update={"fusion": fusion, "encoders": encoders})
+    backbone = stages.load_start(cfg)
+    backbone.limit_training(stages._unlocked(cfg, settings))
+    model = Composed(backbone, build_fusion(backbone, settings))
+    ids, pictures = backbone.tokenize(["is red", "is much longer"]), torch.rand(2, 2, 3, 64, 64)
+    model(references=pictures[0], texts=ids, targets=pictures[1]).backward()
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert [name for name, weight in trained.items() if weight.grad is None] == []
+    assert any(".visual." in name for name in trained) == (encoders == "both")
 
 
 def test_stages_that_are_complete_are_not_run_again(cfg, monkeypatch):

@@ -193,16 +193,23 @@ def method_bars(table: pd.DataFrame, title: str) -> Figure:
 
 
 def intent_plane(table: pd.DataFrame) -> Figure:
-    """Methods (rows of `table`) as points: what they change against what they keep; ideal is the upper right corner."""
-    figure, axis = plt.subplots(figsize=(8.5, 4.6))
-    points = table.reset_index()
-    sns.scatterplot(points, x="changed", y="kept", hue="method", style="method", s=110, palette=_COLOURS[: len(table)],
-                    ax=axis)  # fmt: skip
-    axis.plot(100, 100, marker="*", color="black", markersize=15, linestyle="none", label="ideal", clip_on=False)
-    left, bottom = (min(points[name].min(), 95) - 5 for name in ("changed", "kept"))
-    axis.set(xlabel="asked-for attributes that the first answer has (%)", ylabel="other attributes kept (%)",
-             xlim=(left, 101), ylim=(bottom, 101))  # fmt: skip
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    """Methods (rows of `table`) as points: what they change against what they keep; ideal is the upper right corner.
+
+    Once all of them, once those that are at most twice as far from the corner as the nearest one.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.6))
+    points = table[["changed", "kept"]].reset_index()
+    distance = np.hypot(100 - points["changed"], 100 - points["kept"])
+    near = points[distance <= 2 * distance.min()]
+    for axis, title, inside in zip(axes, ("all methods", "the nearest to the ideal"), (points, near), strict=True):
+        sns.scatterplot(points, x="changed", y="kept", hue="method", style="method", s=110, ax=axis,
+                        palette=_COLOURS[: len(table)], legend=axis is axes[1])  # fmt: skip
+        axis.plot(100, 100, marker="*", color="black", markersize=15, linestyle="none", label="ideal", clip_on=False)
+        margin = 0.06 * (100 - inside[["changed", "kept"]].to_numpy().min())
+        left, bottom = (inside[name].min() - margin for name in ("changed", "kept"))
+        axis.set(xlim=(left, 100 + margin / 4), ylim=(bottom, 100 + margin / 4), title=title,
+                 xlabel="asked-for attributes of the first answer (%)", ylabel="other attributes kept (%)")  # fmt: skip
+    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     figure.tight_layout()
     plt.close(figure)
     return figure
