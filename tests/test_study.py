@@ -129,6 +129,7 @@ def test_what_needs_drawn_pictures_is_left_out_of_a_study_of_real_ones(capsys):
     plan = load_plan()
     left = {cell.name for cell in plan.cells} - {cell.name for cell in chosen_cells(plan, [], drawn=False)}
     assert {"sum, perfect", "contradicted", "all wrong"} <= left
+    assert "TMCIR, 18000" in left
     assert not {"TMCIR", "sum, pseudo", "editor, guidance 4"} & left
     assert "all wrong (dose)" in capsys.readouterr().out
     assert chosen_cells(plan, [], drawn=True) == plan.cells
@@ -148,6 +149,18 @@ def test_a_drifting_world_is_beside_the_plain_one(tiny):
     assert cfg.garments.unasked_change == 1.0
     assert cfg.garments.root != plain.garments.root
     assert cfg.data.root == f"{cfg.garments.root}/fashioniq"
+
+
+def test_a_cell_in_a_world_of_its_own_is_trained_and_measured_there(tiny):
+    plan, plain = load_plan(), load_config("lite", tiny)
+    cells = {cell.name: cell for cell in plan.cells}
+    cfg, same = (cell_config(plan, cells[f"{name}, 18000"], "lite", tiny, 0) for name in ("TMCIR", "ATF alone"))
+    assert (cfg.garments.root, cfg.garments.train) == (f"{plain.garments.root}-train-20000", 20000)
+    assert [cfg.data.root, cfg.data.also_evaluate[0].root] == [
+        f"{cfg.garments.root}/{n}" for n in ("fashioniq", "cirr")
+    ]
+    assert same.garments == cfg.garments
+    assert same.data == cfg.data
 
 
 def test_known_edits_are_perfect_copied_or_wrong(cfg):

@@ -68,7 +68,7 @@ def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:
     if unknown:
         raise InputError(f"study: no part {min(unknown)!r}; there are {', '.join(plan.parts())}")
     cells = [cell for cell in plan.cells if not parts or cell.part in parts]
-    impossible = [cell for cell in cells if not drawn and plan.alignments[cell.aligned].drawn]
+    impossible = [cell for cell in cells if not drawn and (cell.world or plan.alignments[cell.aligned].drawn)]
     if impossible:
         names = ", ".join(f"{cell.name} ({cell.part})" for cell in impossible)
         if parts:

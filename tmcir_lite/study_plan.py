@@ -31,7 +31,7 @@ class Alignment(Section):
 
     set: list[str] = []
     edits: Edits | None = None
-    world: dict[str, float] | None = None
+    world: dict[str, int | float] | None = None
     """Changes to the garment world that it learns from; cells are trained and measured on the plain one."""
 
     @property
@@ -48,6 +48,8 @@ class Cell(Section):
     method: MethodName
     aligned: str = "none"
     set: list[str] = []
+    world: dict[str, int | float] | None = None
+    """Changes to the garment world that it is trained and measured on."""
     x: float | None = None
     """Where it stands on the axis of its part's figure."""
     against: str | None = None
@@ -102,18 +104,30 @@ def load_plan(path: Path = PLAN) -> Plan:
 
 def cell_config(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], seed: int) -> Config:
     """The run that a cell is with a seed: in `<runs>/<profile's name>-study/seed<seed>/<cell>`."""
-    return _config(plan, profile, [*overrides, *plan.alignments[cell.aligned].set, *cell.set], cell.name, seed)
+    cfg = _config(plan, profile, [*overrides, *plan.alignments[cell.aligned].set, *cell.set], cell.name, seed)
+    return _in_world(cfg, cell.world)
 
 
 def alignment_config(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: int) -> Config:
     """The run of IACMA that an alignment is with a seed, beside those of the cells."""
     alignment = plan.alignments[name]
-    cfg = _config(plan, profile, [*overrides, *alignment.set], f"IACMA {name}", seed)
-    if alignment.world is None:
+    return _in_world(_config(plan, profile, [*overrides, *alignment.set], f"IACMA {name}", seed), alignment.world)
+
+
+def _in_world(cfg: Config, changes: dict[str, int | float] | None) -> Config:
+    """The same run on a garment world with changes, in a folder beside the plain one that is named for them."""
+    if changes is None:
         return cfg
-    garments = cfg.garments.model_copy(update={**alignment.world, "root": f"{cfg.garments.root}-{slug(name)}"})
-    data = cfg.data.model_copy(update={"root": f"{garments.root}/{cfg.data.layout}"})
-    return cfg.model_copy(update={"garments": garments, "data": data})
+    plain = cfg.garments.root
+    root = f"{plain}-{slug(' '.join(f'{name} {value:g}' for name, value in changes.items()))}"
+    further = [
+        other.model_copy(update={"root": root + other.root.removeprefix(plain)}) for other in cfg.data.also_evaluate
+    ]
+    data = {"root": root + cfg.data.root.removeprefix(plain), "also_evaluate": further}
+    return cfg.model_copy(update={
+        "garments": cfg.garments.model_copy(update={**changes, "root": root}),
+        "data": cfg.data.model_copy(update=data),
+    })  # fmt: skip
 
 
 def pictures_config(plan: Plan, name: str, profile: str, overrides: Sequence[str]) -> Config:
