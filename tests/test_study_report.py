@@ -8,7 +8,7 @@ from tmcir_lite.files import InputError
 from tmcir_lite.study_plan import load_plan
 from tmcir_lite.study_report import Study, change_table, facts, ledger, load_study, main_table, markdown, trial_table
 
-FIGURES = ("threshold_curve", "dose_response", "drift", "ablations", "triplets_curve", "effects")
+FIGURES = ("threshold_curve", "dose_response", "drift", "ablations", "triplets_curve", "many_triplets", "effects")
 PLAN = load_plan()
 HOLDS, REVERSE, NEITHER = "holds here", "the reverse holds here", "no difference shown"
 
