@@ -116,7 +116,7 @@ def alignment_config(plan: Plan, name: str, profile: str, overrides: Sequence[st
 
 def _in_world(cfg: Config, changes: dict[str, int | float] | None) -> Config:
     """The same run on a garment world with changes, in a folder beside the plain one that is named for them."""
-    if changes is None:
+    if changes is None or cfg.garments is None:  # a study of real pictures leaves out the cells that need a world
         return cfg
     plain = cfg.garments.root
     root = f"{plain}-{slug(' '.join(f'{name} {value:g}' for name, value in changes.items()))}"
