@@ -189,6 +189,13 @@ def test_a_change_is_compared_over_the_seeds_that_both_cells_have():
     assert 0 <= found["low"] < 75 < found["high"] <= 100
 
 
+def test_cells_of_different_worlds_are_not_compared():
+    cells = ("weighted sum", "weighted sum, 18000", "ATF alone, 18000")
+    outcomes = pd.DataFrame({"cell": cells, "seed": 0, "layout": "cirr", "query": 0, "rank": 1})
+    found = changes(load_plan(), outcomes)
+    assert found[["cell", "against"]].values.tolist() == [["ATF alone, 18000", "weighted sum, 18000"]]
+
+
 def test_paired_difference_by_hand():
     a, b = np.full((3, 50), 100.0), np.full((3, 50), 40.0)
     assert paired_difference(a, b) == pytest.approx((60, 60, 60))

@@ -28,11 +28,14 @@ def claims(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def changes(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
-    """A row for each cell beside the main ones, on each layout: R@1 less that of the cell it is compared with."""
-    cells = _by_cell(outcomes)
+    """A row for each cell beside the main ones, on each layout: R@1 less that of the cell it is compared with.
+
+    Cells of different worlds have different queries, and are not compared.
+    """
+    cells, worlds = _by_cell(outcomes), {cell.name: cell.world for cell in plan.cells}
     return pd.DataFrame(
         {"part": cell.part, "cell": cell.name, "against": plan.against(cell), **effect}
-        for cell in plan.cells if cell.part not in (MAIN, TUNING)
+        for cell in plan.cells if cell.part not in (MAIN, TUNING) and worlds[plan.against(cell)] == cell.world
         for effect in _effects(cells, cell.name, plan.against(cell), CHANGE_MEASURE)
     )  # fmt: skip
 

@@ -221,8 +221,9 @@ def effects(study: Study) -> Figure:
 
 
 def _label(claim, test: Sequence[str]) -> str:
-    said = claim.claim if test is claim.tests[0] else ""
-    return f"{textwrap.fill(said, 48)}\n{claim.measure}: {test[0]} − {test[1]}".strip()
+    said = [claim.claim] if test is claim.tests[0] else []
+    lines = [*said, f"{claim.measure}: {test[0]} − {test[1]}"]
+    return "\n".join(textwrap.fill(line, 50) for line in lines)
 
 
 def _say_absent(axis: Axes) -> None:
