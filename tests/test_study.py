@@ -104,7 +104,6 @@ def test_alignments_of_any_loss_share_the_pictures(tables):
 @pytest.fixture
 def photos(tiny, cfg, tmp_path):
     """A dataset in Fashion-IQ's layout of which only pictures and captions are known; changes that choose it."""
-    stages.prepare_data(cfg)
     root = tmp_path / "photos"
     shutil.copytree(cfg.data.root, root, ignore=shutil.ignore_patterns("attributes.jsonl"))
     return [*tiny, f"runs={tmp_path}/runs", "garments=null", f"data.root={root}", "data.also_evaluate=[]"]

@@ -1,5 +1,6 @@
 """Numbers with their uncertainty."""
 
+from functools import lru_cache
 from math import sqrt
 
 import numpy as np
@@ -28,10 +29,16 @@ def paired_difference(a: np.ndarray, b: np.ndarray, draws: int = 2000) -> tuple[
         Mean of `a - b`, lower end, upper end.
     """
     difference = np.asarray(a, dtype=float) - b
-    seeds, queries = difference.shape
-    rng = np.random.default_rng(0)
-    by_seed = rng.multinomial(seeds, [1 / seeds] * seeds, size=draws) / seeds
-    by_query = rng.multinomial(queries, [1 / queries] * queries, size=draws) / queries
+    by_seed, by_query = _repetitions(*difference.shape, draws)
     means = ((by_seed @ difference) * by_query).sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
+
+
+@lru_cache(maxsize=8)  # drawing them is nearly all of the work, and a study compares many pairs of the same sizes
+def _repetitions(seeds: int, queries: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """The share of each seed in every draw, draws x seeds, and of each query."""
+    rng = np.random.default_rng(0)
+    by_seed = rng.multinomial(seeds, [1 / seeds] * seeds, size=draws) / seeds
+    by_query = rng.multinomial(queries, [1 / queries] * queries, size=draws) / queries
+    return by_seed, by_query

@@ -94,28 +94,27 @@ def train_iacma(cfg: Config) -> pd.DataFrame:
 
 def train_atf(cfg: Config) -> pd.DataFrame:
     """Stage 2. Leaves best and last epoch's models in `atf/model` and `atf/model_last`; returns the history."""
-    return _train_fusion(cfg, "atf", "ATF", cfg.atf)
+    return _train_fusion(cfg, "atf", "ATF")
 
 
 def train_control(cfg: Config) -> pd.DataFrame:
     """Stage 2 once more with merging off, in `control/`: what it reaches is not the merging's doing."""
-    return _train_fusion(cfg, "control", "control", _without_merging(cfg))
+    return _train_fusion(cfg, "control", "control")
 
 
 def train_sum(cfg: Config) -> pd.DataFrame:
     """Stage 2 once more with a mere sum for the fusion, in `sum/`: what it reaches is the fine-tuning's doing."""
-    return _train_fusion(cfg, "sum", "sum", _without_fusion(cfg))
+    return _train_fusion(cfg, "sum", "sum")
 
 
-def _without_merging(cfg: Config) -> Atf:
-    return cfg.atf.model_copy(update={"threshold": NO_MERGING})
+def _fusion_settings(cfg: Config, name: str) -> Atf:
+    """Those of stage 2, or of the control in the folder `name`, which differs from it in one thing."""
+    changes = {"atf": {}, "control": {"threshold": NO_MERGING}, "sum": {"fusion": "sum"}}
+    return cfg.atf.model_copy(update=changes[name])
 
 
-def _without_fusion(cfg: Config) -> Atf:
-    return cfg.atf.model_copy(update={"fusion": "sum"})
-
-
-def _train_fusion(cfg: Config, name: str, title: str, settings: Atf) -> pd.DataFrame:
+def _train_fusion(cfg: Config, name: str, title: str) -> pd.DataFrame:
+    settings = _fusion_settings(cfg, name)
     if _is_done(cfg, name, settings):
         return read_history(cfg.run_dir / name)
     if settings.encoders == "none":
@@ -262,20 +261,21 @@ def load_trained(cfg: Config, backbone: Frozen | None = None) -> Composed:
     Args:
         backbone: to be taken where the encoders were not trained with the fusion; None: loaded again.
     """
-    return _load_fusion(cfg, "atf", cfg.atf, backbone)
+    return _load_fusion(cfg, "atf", backbone)
 
 
 def load_control(cfg: Config) -> Composed:
     """The control, merging off: its best epoch."""
-    return _load_fusion(cfg, "control", _without_merging(cfg))
+    return _load_fusion(cfg, "control")
 
 
 def load_sum(cfg: Config) -> Composed:
     """The control without a fusion: its best epoch."""
-    return _load_fusion(cfg, "sum", _without_fusion(cfg))
+    return _load_fusion(cfg, "sum")
 
 
-def _load_fusion(cfg: Config, name: str, settings: Atf, backbone: Frozen | None = None) -> Composed:
+def _load_fusion(cfg: Config, name: str, backbone: Frozen | None = None) -> Composed:
+    settings = _fusion_settings(cfg, name)
     untrained = settings.encoders == "none"
     backbone = (backbone or load_aligned(cfg)) if untrained else None  # None: the folder has those that were trained
     return _load(cfg, name, lambda encoders: build_fusion(encoders, settings), backbone)

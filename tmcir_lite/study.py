@@ -82,7 +82,7 @@ def _data_name(cfg: Config) -> str:
 
 
 def _check_same_data(table: Path, name: str) -> None:
-    there = set(pd.read_csv(table)["data"]) - {name} if table.is_file() else ()
+    there = set(pd.read_csv(table, usecols=["data"])["data"]) - {name} if table.is_file() else ()
     if there:
         raise InputError(f"{table}: is of {min(there)}, not of {name}; give the study another folder with --out")
 

@@ -9,9 +9,6 @@ from tmcir_lite.intent import MEASURES
 from tmcir_lite.intervals import paired_difference
 from tmcir_lite.study_plan import MAIN, TUNING, Plan
 
-CHANGE_MEASURE = "R@1"
-"""What `changes` compares."""
-
 
 def claims(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
     """A row for each effect that tests a claim, on each layout: the difference, its 95% interval, the verdict.
@@ -36,7 +33,7 @@ def changes(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {"part": cell.part, "cell": cell.name, "against": plan.against(cell), **effect}
         for cell in plan.cells if cell.part not in (MAIN, TUNING) and worlds[plan.against(cell)] == cell.world
-        for effect in _effects(cells, cell.name, plan.against(cell), CHANGE_MEASURE)
+        for effect in _effects(cells, cell.name, plan.against(cell), "R@1")
     )  # fmt: skip
 
 

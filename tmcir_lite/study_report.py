@@ -25,8 +25,7 @@ class Study(NamedTuple):
     """What a study left, and the plan that it followed.
 
     `rows` has a row a cell, seed and layout; `effects` a row a claim, effect and layout; `changes` a row a cell and
-    layout, compared with its base. Columns that no cell has
-    filled yet are there, and empty.
+    layout, compared with its base. Columns that no cell has filled yet are there, and empty.
     """
 
     rows: pd.DataFrame
