@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tmcir_lite import analysis, edit_analysis, stages, viz
+from tmcir_lite import analysis, edit_analysis, run_data, run_models, viz
 from tmcir_lite.config import pick_device
 from tmcir_lite.editors import load_editor
 from tmcir_lite.garments import ATTRIBUTES, VALUES
@@ -12,16 +12,16 @@ from tmcir_lite.garments import ATTRIBUTES, VALUES
 
 @pytest.fixture(scope="module")
 def data(cfg):
-    return stages.prepare_data(cfg)
+    return run_data.prepare_data(cfg)
 
 
 @pytest.fixture(scope="module")
 def known(data):
-    return stages.known_attributes(data.train)
+    return run_data.known_attributes(data.train)
 
 
 def test_confusions_count_every_picture_once_for_each_attribute(cfg, data):
-    tables = analysis.attribute_confusions(stages.load_start(cfg), data.val, count=10)
+    tables = analysis.attribute_confusions(run_models.load_start(cfg), data.val, count=10)
     assert list(tables) == list(ATTRIBUTES)
     for name, table in tables.items():
         assert tuple(table.index) == tuple(table.columns) == VALUES[name]
@@ -40,7 +40,7 @@ def test_a_backbone_that_knows_all_has_only_a_diagonal(cfg, data, monkeypatch):
     def describe(_, garment):
         return repr(garment)
 
-    known = stages.known_attributes(data.val)
+    known = run_data.known_attributes(data.val)
     name_of = {path: name for name, path in data.val.images.items()}
     monkeypatch.setattr(analysis, "describe", describe)
     monkeypatch.setattr(analysis, "encode_texts", lambda _, texts: code(texts))

@@ -4,19 +4,19 @@ import pytest
 import torch
 from PIL import Image
 
-from tmcir_lite import change_analysis, stages, viz
+from tmcir_lite import change_analysis, run_data, run_models, viz
 from tmcir_lite.atf import Match
 from tmcir_lite.composed import Composed, build_fusion
 
 
 @pytest.fixture(scope="module")
 def data(cfg):
-    return stages.prepare_data(cfg)
+    return run_data.prepare_data(cfg)
 
 
 @pytest.fixture(scope="module")
 def start(cfg):
-    return stages.load_start(cfg)
+    return run_models.load_start(cfg)
 
 
 def test_pairs_are_of_triplets_kept_aside(cfg, data):

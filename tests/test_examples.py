@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tmcir_lite import analysis, stages, viz
+from tmcir_lite import analysis, run_data, viz
 from tmcir_lite.datasets import Protocol, Split, Triplet
 from tmcir_lite.examples import choose, example, find, mark
 from tmcir_lite.garments import Garment
@@ -71,7 +71,7 @@ def test_an_example_has_each_methods_answers_best_first(masked, first, tmp_path)
 
 
 def test_drawing_frames_the_target_green_and_writes_the_marks(cfg):
-    for drawn in analysis.compare_retrievals(cfg, stages.prepare_data(cfg), count=1, top_k=3):
+    for drawn in analysis.compare_retrievals(cfg, run_data.prepare_data(cfg), count=1, top_k=3):
         figure = viz.retrievals(drawn)
         answers = [answer for found in drawn.answers.values() for answer in found]
         labels = [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel() not in ("", "reference", "target")]

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tmcir_lite import stages
+from tmcir_lite import run_data, run_models
 from tmcir_lite.backbone import load_backbone
-from tmcir_lite.composed import Composed
+from tmcir_lite.composed import Composed, build_fusion
 from tmcir_lite.features import encode_images, encode_queries
 from tmcir_lite.files import InputError
 from tmcir_lite.frozen import Frozen
@@ -91,9 +91,9 @@ def test_learned_sum_is_atf_without_what_fusion_adds():
 
 
 def test_cross_attention_is_as_large_as_token_fusion(cfg):
-    ours = stages.load_trained(cfg)
+    ours = run_models.load_trained(cfg)
     settings = cfg.atf.model_copy(update={"fusion": "cross-attention"})
-    other = stages.build_fusion(ours.backbone, settings)
+    other = build_fusion(ours.backbone, settings)
     sizes = [sum(p.numel() for p in fusion.parameters()) for fusion in (ours.fusion, other)]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
 
@@ -139,7 +139,7 @@ def test_pic2word_without_a_marker_in_the_tokenizer_is_refused(backbone, monkeyp
 
 
 def test_a_frozen_backbone_says_the_same_and_looks_once(cfg, backbone, monkeypatch):
-    split = stages.prepare_data(cfg).val
+    split = run_data.prepare_data(cfg).val
     paths, frozen = list(split.images.values())[:5], Frozen(backbone)
     torch.testing.assert_close(encode_images(frozen, paths), encode_images(backbone, paths))
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_a_frozen_backbone_says_the_same_and_looks_once(cfg, backbone, monkeypat
 
 def test_a_fusion_on_a_frozen_backbone_is_the_fusion(cfg):
     """Trained rivals give the same queries through remembered features as through pictures."""
-    split, (_, model) = stages.prepare_data(cfg).val, stages.load_clip4cir(cfg)
+    split, (_, model) = run_data.prepare_data(cfg).val, run_models.load_clip4cir(cfg)
     plain = Composed(model.backbone.inner, model.fusion)
     some = split.triplets[:5]
     one, other = (encode_queries(m, some, split.images, "and") for m in (model, plain))

@@ -8,8 +8,9 @@ from tmcir_lite import retrieval
 from tmcir_lite.__main__ import main
 from tmcir_lite.files import InputError
 from tmcir_lite.retrieval import ExactIndex, FaissIndex, gallery_features
+from tmcir_lite.run_data import prepare_data
+from tmcir_lite.run_models import load_trained
 from tmcir_lite.search import search, show
-from tmcir_lite.stages import load_trained, prepare_data
 from tmcir_lite.transforms import pixels
 
 TEXT = "is red with longer sleeves"

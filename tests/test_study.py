@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmcir_lite import stages
+from tmcir_lite import run_data, stages
 from tmcir_lite.config import load_config
 from tmcir_lite.files import InputError
 from tmcir_lite.intervals import paired_difference
@@ -84,7 +84,7 @@ def test_a_study_grows_by_what_another_machine_ran(tables, tmp_path):
 def test_seeds_hold_out_other_triplets_and_share_the_pictures(tables):
     plan, (_, overrides) = load_plan(), tables
     one, two = (cell_config(plan, plan.cells[-1], "lite", overrides, seed) for seed in (0, 1))
-    assert stages.prepare_data(one).held != stages.prepare_data(two).held
+    assert run_data.prepare_data(one).held != run_data.prepare_data(two).held
     links = [alignment_config(plan, "pseudo", "lite", overrides, seed).run_dir / "pseudo_targets" for seed in (0, 1)]
     assert links[0].resolve() == links[1].resolve()
 
@@ -163,8 +163,8 @@ def test_a_cell_in_a_world_of_its_own_is_trained_and_measured_there(tiny):
 
 
 def test_known_edits_are_perfect_copied_or_wrong(cfg):
-    data = stages.prepare_data(cfg)
-    known = stages.known_attributes(data.train)
+    data = run_data.prepare_data(cfg)
+    known = run_data.known_attributes(data.train)
     for triplet in data.kept[:20]:
         reference, target = known[triplet.reference_name], known[triplet.target_name]
         asked = reference.garment.differences(target.garment)

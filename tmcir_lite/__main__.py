@@ -6,7 +6,7 @@ import sys
 from tmcir_lite.files import InputError
 
 STAGES = {
-    "data": ("stages.prepare_data", "draw the garment world if the profile has one; load and check the dataset"),
+    "data": ("run_data.prepare_data", "draw the garment world if the profile has one; load and check the dataset"),
     "pseudo-targets": ("stages.make_pseudo_targets", "draw the pseudo-target images"),
     "iacma": ("stages.train_iacma", "stage 1: align the encoders"),
     "atf": ("stages.train_atf", "stage 2: train the token fusion"),
@@ -129,8 +129,8 @@ def _search(options: argparse.Namespace) -> int:
 def _circo(options: argparse.Namespace) -> int:
     from tmcir_lite.circo import load_circo, mean_average_precision, rank, write_submission
     from tmcir_lite.files import write_json
+    from tmcir_lite.run_models import load_trained
     from tmcir_lite.search import finished_run
-    from tmcir_lite.stages import load_trained
 
     cfg = finished_run(options.run)
     model, folder = load_trained(cfg), cfg.run_dir / "evaluation" / "circo"

@@ -15,7 +15,8 @@ from tmcir_lite.datasets import Split, Triplet, protocol
 from tmcir_lite.examples import Example, choose, example, find
 from tmcir_lite.features import encode_images, encode_queries, encode_texts, joined
 from tmcir_lite.garments import ATTRIBUTES, VALUES, describe, other_values
-from tmcir_lite.stages import Data, known_attributes, known_garments, load_clip4cir, load_trained, load_trained_pic2word
+from tmcir_lite.run_data import Data, known_attributes, known_garments
+from tmcir_lite.run_models import load_clip4cir, load_trained, load_trained_pic2word
 
 OURS = "TMCIR"
 

@@ -17,7 +17,7 @@ from tmcir_lite.composed import Composed
 from tmcir_lite.config import Config
 from tmcir_lite.datasets import Split, Triplet
 from tmcir_lite.features import encode_captions, encode_images, encode_queries, joined
-from tmcir_lite.stages import Data, iacma_images, sample
+from tmcir_lite.run_data import Data, iacma_images, sample
 
 
 def heldout_pairs(cfg: Config, data: Data, count: int, seed: int = 0) -> tuple[list[Triplet], list[Path]]:

@@ -12,7 +12,7 @@ from tmcir_lite.datasets import Triplet, join_captions
 from tmcir_lite.edit_quality import backdrop_error, read_edits
 from tmcir_lite.editors import edit
 from tmcir_lite.garments import ATTRIBUTES, Picture
-from tmcir_lite.stages import Data
+from tmcir_lite.run_data import Data
 from tmcir_lite.transforms import load_image
 
 Known = dict[str, Picture]

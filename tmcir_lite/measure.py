@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import Baseline, image_only, text_only, weighted_sum
+from tmcir_lite.choices import tune_weight
 from tmcir_lite.config import Config
 from tmcir_lite.datasets import PROTOCOLS, Split, load_split
 from tmcir_lite.evaluation import evaluate_split
@@ -18,18 +19,15 @@ from tmcir_lite.garments import Garment
 from tmcir_lite.intent import MEASURES
 from tmcir_lite.losses import Contrastive
 from tmcir_lite.published import beside_published
+from tmcir_lite.run_data import Data, known_garments, prepare_data
 from tmcir_lite.run_folder import environment
-from tmcir_lite.stages import (
-    Data,
-    known_garments,
+from tmcir_lite.run_models import (
     load_aligned,
     load_clip4cir,
     load_control,
     load_sum,
     load_trained,
     load_trained_pic2word,
-    prepare_data,
-    tune_weight,
 )
 from tmcir_lite.submission import write_cirr
 

@@ -19,7 +19,7 @@ from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 from PIL import Image
 
-from tmcir_lite import measure, stages
+from tmcir_lite import measure, run_data, run_models, stages
 from tmcir_lite.backbone import hub_id
 from tmcir_lite.config import Config, Editor, Garments, pick_device
 from tmcir_lite.data_check import PUBLISHED
@@ -176,7 +176,7 @@ def _with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
         **_changed(cfg, ("iacma", "atf", "clip4cir"), epochs=2),
         **_changed(cfg, ("combiner", "pic2word"), epochs=1, batch=pairs),
     })  # fmt: skip
-    loaded = stages.prepare_data(small)
+    loaded = run_data.prepare_data(small)
     for path in {*loaded.train.images.values(), *loaded.val.images.values()}:
         load_image(path).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(path, compress_level=1)
     return small
@@ -207,7 +207,7 @@ class _default_dtype:
 
 
 def _rehearse_editor(cfg: Config, device: torch.device, steps: int, items: int) -> tuple[int, Cost]:
-    settings, data = cfg.editor, stages.prepare_data(cfg)
+    settings, data = cfg.editor, run_data.prepare_data(cfg)
     pipeline = load_editor(settings, device)
     picture = load_image(next(iter(data.train.images.values())))
 
@@ -269,7 +269,7 @@ def _rehearse_training(
 
 
 def _rehearse_encoding(cfg: Config, device: torch.device, items: int) -> Cost:
-    data, backbone = stages.prepare_data(cfg), stages.load_start(cfg)
+    data, backbone = run_data.prepare_data(cfg), run_models.load_start(cfg)
     paths = (list(data.train.images.values()) * 2)[:256]
     _forget_peak(device)
     encode_images(backbone, paths[:32])

@@ -11,7 +11,7 @@ from tmcir_lite.config import Config, load_config
 from tmcir_lite.datasets import load_split
 from tmcir_lite.files import InputError, resolve
 from tmcir_lite.retrieval import ExactIndex, FaissIndex, gallery_features
-from tmcir_lite.stages import load_trained
+from tmcir_lite.run_models import load_trained
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 

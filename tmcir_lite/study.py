@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from tmcir_lite import stages
+from tmcir_lite import choices, run_data, run_models, stages
 from tmcir_lite.atf import ATF
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import image_only, text_only, weighted_sum
@@ -132,7 +132,7 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
     aligned = _align(plan, cell.aligned, profile, overrides, seed)
     _link(cfg.run_dir / "iacma", aligned / "iacma")
     backbone, method, facts = _train(cfg, cell)
-    splits = val_splits(cfg, stages.prepare_data(cfg))
+    splits = val_splits(cfg, run_data.prepare_data(cfg))
     measured = [] if cell.part == TUNING else [_measure(cfg, method, split, backbone) for split in splits]
     rows, outcomes = [row for row, _ in measured], [outcome for _, outcome in measured]
     where = environment(cfg)
@@ -152,7 +152,7 @@ def _measure(
     cfg: Config, method: Method, split: Split, backbone: Backbone | Frozen
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The row of the result table for one val split, and a row for each of its queries."""
-    protocol, known = PROTOCOL[split.layout], stages.known_garments(split)
+    protocol, known = PROTOCOL[split.layout], run_data.known_garments(split)
     names, gallery = gallery_of(split, backbone)
     queries = queries_of(cfg, method, split, backbone, names, gallery)
     table = evaluate_split(
@@ -171,8 +171,8 @@ def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: 
     cfg, alignment = alignment_config(plan, name, profile, overrides, seed), plan.alignments[name]
     pictures = cfg.run_dir / "pseudo_targets"
     if alignment.edits is not None and not pictures.is_dir():
-        data = stages.prepare_data(cfg)
-        known = stages.known_attributes(data.train)
+        data = run_data.prepare_data(cfg)
+        known = run_data.known_attributes(data.train)
         draw_known_edits(data.train.triplets, known, pictures, alignment.edits.spoil, alignment.edits.share, seed)
     elif cfg.iacma.epochs and cfg.iacma.images != "real" and not pictures.exists():
         drawn = pictures_config(plan, name, profile, overrides)
@@ -192,19 +192,19 @@ def _train(cfg: Config, cell: Cell) -> tuple[Backbone | Frozen, Method, dict[str
     """Trains what a cell needs; returns the backbone of the gallery, the method, and facts of its training."""
     if cell.method == "TMCIR":
         stages.train_atf(cfg)
-        model = stages.load_trained(cfg, stages.load_frozen(cfg, aligned=True))
+        model = run_models.load_trained(cfg, run_models.load_frozen(cfg, aligned=True))
         return model.backbone, Method(cell.name, model), _spent(cfg, "atf")
     if cell.method == "CLIP4Cir":
         stages.train_clip4cir(cfg)
-        model = stages.load_clip4cir(cfg)[1]
+        model = run_models.load_clip4cir(cfg)[1]
         return model.backbone, Method(cell.name, model), _spent(cfg, "combiner", "clip4cir")
     if cell.method == "Pic2Word":
         stages.train_pic2word(cfg)
-        model = stages.load_trained_pic2word(cfg)
+        model = run_models.load_trained_pic2word(cfg)
         return model.backbone, Method(cell.name, model), _spent(cfg, "pic2word")
-    backbone = stages.load_frozen(cfg, aligned=True)
+    backbone = run_models.load_frozen(cfg, aligned=True)
     if cell.method == "weighted sum":
-        weight, score, _ = stages.tune_weight(cfg, backbone, stages.prepare_data(cfg))
+        weight, score, _ = choices.tune_weight(cfg, backbone, run_data.prepare_data(cfg))
         return backbone, Method(cell.name, weighted_sum(weight), weight), {"heldout": score, "parameters": 1}
     query = image_only if cell.method == "image only" else text_only
     return backbone, Method(cell.name, query), {"parameters": 0}
@@ -215,7 +215,7 @@ def _spent(cfg: Config, *trainings: str) -> dict[str, float]:
     histories = [read_history(cfg.run_dir / name) for name in trainings]
     metrics = [read_json(cfg.run_dir / name / "metrics.json") for name in trainings]
     return {
-        "heldout": stages.heldout(histories[0]).max(),
+        "heldout": choices.heldout(histories[0]).max(),
         "seconds": sum(history["seconds"].sum() for history in histories),
         "parameters": max(entry["parameters"] for entry in metrics),
     }
@@ -226,7 +226,7 @@ def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
     """Of 512 queries of a split: milliseconds a query for the fusion; and, of ATF, words merged (%) and tokens left."""
     if not isinstance(model, Composed):
         return {}
-    some = stages.sample(split.triplets, 512, seed=0)
+    some = run_data.sample(split.triplets, 512, seed=0)
     references = model.backbone.load([split.images[t.reference_name] for t in some])
     image = model.backbone.image(references)
     text = model.backbone.text(model.backbone.tokenize(joined(some, cfg.data.val_captions)))
