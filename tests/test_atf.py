@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tmcir_lite import atf
 from tmcir_lite.atf import ATF, match, merge, merge_weights, pool, similarity
+from tmcir_lite.backbone import ImageFeatures, TextFeatures
 from tmcir_lite.files import InputError
 
 quickly = settings(max_examples=25, deadline=None)
@@ -68,7 +69,8 @@ def tower_outputs(B=3, N=5, M=6, D=8, seed=1):
     generator = torch.Generator().manual_seed(seed)
     shapes = (B, D), (B, N, D), (B, D), (B, M, D)
     mask = torch.arange(M) < torch.tensor([M, 2, 4, 1][:B])[:, None]
-    return *(torch.randn(shape, generator=generator) for shape in shapes), mask
+    image, patches, text, words = (torch.randn(shape, generator=generator) for shape in shapes)
+    return ImageFeatures(image, patches), TextFeatures(text, words, mask)
 
 
 class TestMergeOfTokens:
@@ -145,7 +147,7 @@ class TestMergeOfTokens:
         assert abs(merged - (1 + (1 - q) * (M - 1))) <= 0.5  # from all M at q = 0 to one at q = 1
 
     def test_quantile_1_merges_the_best_only(self):
-        V, T, mask = tower_outputs()[1], tower_outputs()[3], tower_outputs()[4]
+        (_, V), (_, T, mask) = tower_outputs()
         matched = fuse(V, T, mask, 1.0, "quantile").match
         best = matched.score.masked_fill(~mask, -2).argmax(1)
         assert torch.equal(matched.merged, F.one_hot(best, T.shape[1]).bool())
@@ -245,36 +247,36 @@ class TestPool:
 class TestModule:
     def test_padding_and_neighbours_change_nothing(self, merging, pool):
         made = module(pool=pool, **merging)
-        *features, mask = tower_outputs()
+        image, text = tower_outputs()
         with torch.no_grad():
-            together = made(*features, mask)
-            for b, length in enumerate(mask.sum(1)):
-                image, image_tokens, text, text_tokens = (feature[b : b + 1] for feature in features)
-                alone = made(image, image_tokens, text, text_tokens[:, :length], mask[b : b + 1, :length])
+            together = made(image, text)
+            for b, length in enumerate(text.mask.sum(1)):
+                one, (pooled, tokens, mask) = ImageFeatures(*(x[b, None] for x in image)), (x[b, None] for x in text)
+                alone = made(one, TextFeatures(pooled, tokens[:, :length], mask[:, :length]))
                 torch.testing.assert_close(alone[0], together[b], rtol=1e-4, atol=1e-5)
-            features[3] = features[3].masked_fill(~mask[..., None], 37.0)
-            torch.testing.assert_close(made(*features, mask), together, rtol=1e-4, atol=1e-5)
+            padded = text._replace(tokens=text.tokens.masked_fill(~text.mask[..., None], 37.0))
+            torch.testing.assert_close(made(image, padded), together, rtol=1e-4, atol=1e-5)
 
     def test_token_order_matters_only_with_positions(self, merging, pool):
-        image, image_tokens, text, text_tokens, _ = tower_outputs()
-        mask = torch.ones(text_tokens.shape[:2])
-        shuffled = image, image_tokens[:, [3, 1, 4, 0, 2]], text, text_tokens[:, [5, 0, 2, 1, 4, 3]], mask
+        image, text = tower_outputs()
+        text = text._replace(mask=torch.ones_like(text.mask))
+        shuffled = (image._replace(tokens=image.tokens[:, [3, 1, 4, 0, 2]]),
+                    text._replace(tokens=text.tokens[:, [5, 0, 2, 1, 4, 3]]))  # fmt: skip
         with torch.no_grad():
             blind, aware = (module(positions=there, pool=pool, **merging) for there in (False, True))
-            ordered = image, image_tokens, text, text_tokens, mask
-            torch.testing.assert_close(blind(*ordered), blind(*shuffled), rtol=1e-4, atol=1e-5)
-            assert not torch.allclose(aware(*ordered), aware(*shuffled), atol=1e-3)
+            torch.testing.assert_close(blind(image, text), blind(*shuffled), rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(aware(image, text), aware(*shuffled), atol=1e-3)
 
     def test_gradients_reach_both_encoders(self, merging, pool):
-        *features, mask = tower_outputs()
-        features = [feature.requires_grad_() for feature in features]
+        image, text = tower_outputs()
         made = module(pool=pool, **merging)
-        made(*features, mask)[:, 0].sum().backward()
-        image, image_tokens, text, text_tokens = (feature.grad.abs().sum(-1) for feature in features)
-        assert (image > 0).all()
-        assert (image_tokens > 0).all()
-        assert (text > 0).all()
-        assert torch.equal(text_tokens > 0, mask)  # each real token, no padding
+        features = [feature.requires_grad_() for feature in (*image, text.pooled, text.tokens)]
+        made(image, text)[:, 0].sum().backward()
+        pooled, patches, caption, words = (feature.grad.abs().sum(-1) for feature in features)
+        assert (pooled > 0).all()
+        assert (patches > 0).all()
+        assert (caption > 0).all()
+        assert torch.equal(words > 0, text.mask)  # each real token, no padding
         assert all(weight.grad is not None for weight in made.parameters())
 
 
@@ -285,9 +287,8 @@ def weighted_sum(image, text, w):
 @pytest.mark.parametrize("text_weight", [0.5, 0.8])
 def test_training_starts_from_the_weighted_sum(text_weight):
     made = module(trained=False, text_weight=text_weight)
-    image, image_tokens, text, text_tokens, mask = tower_outputs()
-    q = made(image, image_tokens, text, text_tokens, mask)
-    torch.testing.assert_close(q, weighted_sum(image, text, text_weight))
+    image, text = tower_outputs()
+    torch.testing.assert_close(made(image, text), weighted_sum(image.pooled, text.pooled, text_weight))
     assert made.head.text_weight == pytest.approx(text_weight)
 
 
@@ -309,9 +310,9 @@ def test_fusion_and_text_weight_learn_from_the_first_step():
 
 def test_without_residual_the_pooled_features_do_not_count():
     made = module(residual=False)
-    image, image_tokens, text, text_tokens, mask = tower_outputs()
-    q = made(image, image_tokens, text, text_tokens, mask)
-    assert torch.equal(q, made(-image, image_tokens, 0 * text, text_tokens, mask))
+    image, text = tower_outputs()
+    q = made(image, text)
+    assert torch.equal(q, made(image._replace(pooled=-image.pooled), text._replace(pooled=0 * text.pooled)))
     torch.testing.assert_close(q.norm(dim=-1), torch.ones(3))
     assert made.head.text_weight is None
 
@@ -326,16 +327,17 @@ def test_training_and_inference_agree():
 
 def test_scale_of_the_towers_tokens_changes_nothing():
     made = module()
-    image, image_tokens, text, text_tokens, mask = tower_outputs()
-    scaled = made(9 * image, 50 * image_tokens, text / 3, 20 * text_tokens, mask)
-    torch.testing.assert_close(scaled, made(image, image_tokens, text, text_tokens, mask), rtol=1e-4, atol=1e-5)
+    image, text = tower_outputs()
+    scaled = made(ImageFeatures(9 * image.pooled, 50 * image.tokens),
+                  TextFeatures(text.pooled / 3, 20 * text.tokens, text.mask))  # fmt: skip
+    torch.testing.assert_close(scaled, made(image, text), rtol=1e-4, atol=1e-5)
 
 
 def test_mixed_precision_merges_the_same_tokens():
-    made, (_, image_tokens, _, text_tokens, mask) = module(threshold=0.3, threshold_is="absolute"), tower_outputs()
-    expected = made.fuse(image_tokens, text_tokens, mask)
+    made, ((_, V), (_, T, mask)) = module(threshold=0.3, threshold_is="absolute"), tower_outputs()
+    expected = made.fuse(V, T, mask)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = made.fuse(image_tokens, text_tokens, mask)
+        mixed = made.fuse(V, T, mask)
     assert torch.equal(mixed.mask, expected.mask)
     torch.testing.assert_close(mixed.tokens, expected.tokens)
 
@@ -360,13 +362,13 @@ def test_refuses_unusable_arguments(changes, message):
 
 
 def test_refuses_tokens_of_another_backbone():
-    _, image_tokens, _, text_tokens, mask = tower_outputs()
+    (_, V), (_, T, mask) = tower_outputs()
     with pytest.raises(InputError, match="position embeddings are for 5 and at most 6"):
-        module().fuse(image_tokens[:, :4], text_tokens, mask)
+        module().fuse(V[:, :4], T, mask)
     with pytest.raises(InputError, match="expected"):
-        module().fuse(image_tokens[..., :4], text_tokens, mask)
+        module().fuse(V[..., :4], T, mask)
     with pytest.raises(InputError, match="expected"):
-        module().fuse(image_tokens, text_tokens, mask[:, :2])
+        module().fuse(V, T, mask[:, :2])
 
 
 def test_packing_keeps_the_valid_tokens_in_order():

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tmcir_lite import run_data, run_models
-from tmcir_lite.backbone import load_backbone
+from tmcir_lite.backbone import ImageFeatures, TextFeatures, load_backbone
 from tmcir_lite.composed import Composed, build_fusion
 from tmcir_lite.features import encode_images, encode_queries
 from tmcir_lite.files import InputError
@@ -23,14 +23,14 @@ def backbone(clip_folder):
 def inputs(batch=3, dim=8, patches=5, words=4):
     torch.manual_seed(1)
     mask = torch.tensor([[True] * words, [True, True] + [False] * (words - 2), [True] + [False] * (words - 1)])
-    return (torch.randn(batch, dim), torch.randn(batch, patches, dim), torch.randn(batch, dim),
-            torch.randn(batch, words, dim), mask[:batch])  # fmt: skip
+    image = ImageFeatures(torch.randn(batch, dim), torch.randn(batch, patches, dim))
+    return image, TextFeatures(torch.randn(batch, dim), torch.randn(batch, words, dim), mask[:batch])
 
 
 def test_stage_1_adds_features_as_they_are():
     """(3, 0) + (1, 3) = (4, 3), which has length 5."""
     image, text = torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 3.0]])
-    q = PooledSum()(image, None, text, None, None)
+    q = PooledSum()(ImageFeatures(image, None), TextFeatures(text, None, None))
     torch.testing.assert_close(q, torch.tensor([[0.8, 0.6]]))
     assert PooledSum().logit_scale == 100
 
@@ -38,7 +38,7 @@ def test_stage_1_adds_features_as_they_are():
 def test_combiner_by_hand():
     """The published formula, written out in NumPy from the module's own weights."""
     torch.manual_seed(0)
-    combiner, (image, tokens, text, words, mask) = Combiner(8).eval(), inputs()
+    combiner, (image, text) = Combiner(8).eval(), inputs()
     w = {name: tensor.detach().numpy().astype(float) for name, tensor in combiner.named_parameters()}
 
     def linear(x, name):
@@ -47,13 +47,13 @@ def test_combiner_by_hand():
     def relu(x):
         return np.maximum(x, 0)
 
-    v, t = image.numpy().astype(float), text.numpy().astype(float)
+    v, t = image.pooled.numpy().astype(float), text.pooled.numpy().astype(float)
     x = np.concatenate([relu(linear(t, "text_projection.0")), relu(linear(v, "image_projection.0"))], axis=1)
     mixed = linear(relu(linear(x, "combination.0.0")), "combination.1")
     share = 1 / (1 + np.exp(-linear(relu(linear(x, "text_share.0.0")), "text_share.1")))
     q = mixed + share * t + (1 - share) * v
     q /= np.linalg.norm(q, axis=1, keepdims=True)
-    np.testing.assert_allclose(combiner(image, tokens, text, words, mask).detach().numpy(), q, atol=1e-6)
+    np.testing.assert_allclose(combiner(image, text).detach().numpy(), q, atol=1e-6)
 
 
 def test_combiner_has_the_published_proportions():
@@ -68,24 +68,22 @@ def test_combiner_has_the_published_proportions():
 
 def test_cross_attention_starts_at_the_sum_and_ignores_padding():
     torch.manual_seed(0)
-    fusion, (image, tokens, text, words, mask) = CrossAttention(8, residual=True, text_weight=0.25, heads=2), inputs()
-    start = fusion(image, tokens, text, words, mask)
-    expected = F.normalize(0.25 * F.normalize(text, dim=1) + 0.75 * F.normalize(image, dim=1), dim=1)
+    fusion, (image, text) = CrossAttention(8, residual=True, text_weight=0.25, heads=2), inputs()
+    start = fusion(image, text)
+    expected = F.normalize(0.25 * F.normalize(text.pooled, dim=1) + 0.75 * F.normalize(image.pooled, dim=1), dim=1)
     torch.testing.assert_close(start, expected)
     torch.nn.init.eye_(fusion.head.project.weight)
-    changed = words.masked_fill(~mask[..., None], 7.0)
-    one, other = (fusion(image, tokens, text, some, mask) for some in (words, changed))
+    changed = text._replace(tokens=text.tokens.masked_fill(~text.mask[..., None], 7.0))
+    one, other = (fusion(image, some) for some in (text, changed))
     torch.testing.assert_close(one, other)
     assert not torch.allclose(one, start)
 
 
 def test_learned_sum_is_atf_without_what_fusion_adds():
     torch.manual_seed(0)
-    start, (image, tokens, text, words, mask) = LearnedSum(0.25), inputs()
-    q = start(image, tokens, text, words, mask)
-    torch.testing.assert_close(
-        q, CrossAttention(8, residual=True, text_weight=0.25, heads=2)(image, tokens, text, words, mask)
-    )
+    start, (image, text) = LearnedSum(0.25), inputs()
+    q = start(image, text)
+    torch.testing.assert_close(q, CrossAttention(8, residual=True, text_weight=0.25, heads=2)(image, text))
     q.sum().backward()
     assert start.text_logit.grad != 0
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tmcir_lite.backbone import ImageFeatures, TextFeatures
 from tmcir_lite.files import InputError
 
 TEMPERATURE = 1.0
@@ -345,16 +346,11 @@ class ATF(nn.Module):
                 T = T + self.text_position[: T.shape[1]]
             return merge(V, T, matched)
 
-    def forward(
-        self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
-    ) -> Tensor:
+    def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """
         Args:
-            image_pooled: B D, the visual encoder's feature of the reference image.
-            image_tokens: B N D, its output tokens, projected into the shared space.
-            text_pooled: B D, the text encoder's feature of the relative caption.
-            text_tokens: B M D, its output tokens, likewise.
-            text_mask: B M, False (or 0) at padding.
+            image: of the reference images: pooled B D, tokens B N D.
+            text: of the relative captions: pooled B D, tokens B M D, mask B M.
 
         Returns:
             B D, the query features, of length 1.
@@ -362,10 +358,10 @@ class ATF(nn.Module):
         Raises:
             InputError: shapes that do not fit each other or this module.
         """
-        fused = self.fuse(image_tokens, text_tokens, text_mask)
+        fused = self.fuse(image.tokens, text.tokens, text.mask)
         tokens, weight = pack(fused.tokens, fused.weight)
         f = self.norm(self.block(tokens, src_key_padding_mask=weight.log()))  # attended to by its weight
-        return self.head(pool(f, weight, self.pool_query), image_pooled, text_pooled)
+        return self.head(pool(f, weight, self.pool_query), image.pooled, text.pooled)
 
     def _match(self, V: Tensor, T: Tensor, text_mask: Tensor) -> Match:
         if self.centred:

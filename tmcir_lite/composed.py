@@ -19,8 +19,7 @@ class Composed(Contrastive):
     """Whose forward returns InfoNCE between fused query features and the target images' features (paper: stage 2).
 
     Args:
-        fusion: (image pooled B D, image tokens B N D, text pooled B D, text tokens B M D, text mask B M) -> query
-            features B D: `ATF`, or a rival's (`rivals.py`).
+        fusion: (what is said of images, what of texts) -> query features B D: `ATF`, or a rival's (`rivals.py`).
         logit_scale: 1 / tau at the start, learned from there, at most 100; None: the backbone's own, likewise.
     """
 
@@ -40,8 +39,7 @@ class Composed(Contrastive):
 
     def query(self, references: Tensor, texts: Tensor) -> Tensor:
         """references: B 3 H W; texts: B M token ids; returns query features, B D, of length 1."""
-        image, text = self.backbone.image(references), self.backbone.text(texts)
-        return self.fusion(image.pooled, image.tokens, text.pooled, text.tokens, text.mask)
+        return self.fusion(self.backbone.image(references), self.backbone.text(texts))
 
     def fuse(self, references: Tensor, texts: Tensor) -> Fused:
         """The fused token sequence of each query, and what merged with what (`ATF` only)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tmcir_lite.atf import ATF, NO_MERGING
+from tmcir_lite.backbone import ImageFeatures, TextFeatures
 from tmcir_lite.files import ROOT, InputError, atomic
 from tmcir_lite.run_folder import git_state
 
@@ -23,6 +24,7 @@ SIZES = {"lite CLIP, 64 patches": (128, 64), "ViT-B/16, 196 patches": (512, 196)
 WORDS = (8, 20)
 """Text tokens of a query, drawn evenly: two joined captions of Fashion-IQ have about as many."""
 BATCH, ROUNDS = 32, 15
+Query = tuple[ImageFeatures, TextFeatures]
 
 
 def fusion_cost(dim: int, visual: int, thresholds: Sequence[float]) -> pd.DataFrame:
@@ -59,12 +61,12 @@ def load_cost(path: Path = COSTS) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"commit": str})
 
 
-def _queries(dim: int, visual: int) -> list[Tensor]:
+def _queries(dim: int, visual: int) -> Query:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(WORDS[0], WORDS[1] + 1, (BATCH, 1), generator=generator)
     shapes = (BATCH, dim), (BATCH, visual, dim), (BATCH, dim), (BATCH, WORDS[1], dim)
     tokens = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
-    return [*tokens, torch.arange(WORDS[1]) < lengths]
+    return ImageFeatures(*tokens[:2]), TextFeatures(*tokens[2:], torch.arange(WORDS[1]) < lengths)
 
 
 def _fusion(dim: int, visual: int, threshold: float) -> ATF:
@@ -76,12 +78,12 @@ def _fusion(dim: int, visual: int, threshold: float) -> ATF:
 
 
 @torch.no_grad()
-def _tokens(module: ATF, inputs: list[Tensor]) -> float:
-    _, image_tokens, _, text_tokens, text_mask = inputs
-    return module.fuse(image_tokens, text_tokens, text_mask).weight.sum().item()
+def _tokens(module: ATF, inputs: Query) -> float:
+    image, text = inputs
+    return module.fuse(image.tokens, text.tokens, text.mask).weight.sum().item()
 
 
-def _kept(module: nn.Module, inputs: list[Tensor]) -> float:
+def _kept(module: nn.Module, inputs: Query) -> float:
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -90,16 +92,16 @@ def _kept(module: nn.Module, inputs: list[Tensor]) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         module.train()(*inputs)
-    given = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *inputs)}
+    given = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *inputs[0], *inputs[1])}
     return sum(size for place, size in kept.items() if place not in given)
 
 
-def _infer(module: nn.Module, inputs: list[Tensor]) -> None:
+def _infer(module: nn.Module, inputs: Query) -> None:
     with torch.no_grad():
         module.eval()(*inputs)
 
 
-def _train(module: nn.Module, inputs: list[Tensor]) -> None:
+def _train(module: nn.Module, inputs: Query) -> None:
     module.train()(*inputs).sum().backward()
 
 

@@ -1,6 +1,6 @@
-"""The fusions that ATF is compared with. All take the two encoders' output and return query features of length 1:
+"""The fusions that ATF is compared with.
 
-(image pooled B D, image tokens B N D, text pooled B D, text tokens B M D, text mask B M) -> B D
+All take what the encoders say of B images and of B texts, and return the query features, B D, of length 1.
 """
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmcir_lite.atf import Head, weight_logit
+from tmcir_lite.backbone import ImageFeatures, TextFeatures
 from tmcir_lite.baselines import sum_query
 
 
@@ -21,10 +22,8 @@ class PooledSum(nn.Module):
         super().__init__()
         self.register_buffer("logit_scale", torch.tensor(100.0), persistent=False)
 
-    def forward(
-        self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
-    ) -> Tensor:
-        return F.normalize(image_pooled + text_pooled, dim=-1)
+    def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        return F.normalize(image.pooled + text.pooled, dim=-1)
 
 
 class LearnedSum(nn.Module):
@@ -41,10 +40,8 @@ class LearnedSum(nn.Module):
         super().__init__()
         self.text_logit = weight_logit(text_weight)
 
-    def forward(
-        self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
-    ) -> Tensor:
-        return sum_query(image_pooled, text_pooled, self.text_logit.sigmoid())
+    def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        return sum_query(image.pooled, text.pooled, self.text_logit.sigmoid())
 
 
 class Combiner(nn.Module):
@@ -64,12 +61,10 @@ class Combiner(nn.Module):
         self.combination = nn.Sequential(_layer(8 * dim, 8 * dim), nn.Linear(8 * dim, dim))
         self.text_share = nn.Sequential(_layer(8 * dim, 8 * dim), nn.Linear(8 * dim, 1), nn.Sigmoid())
 
-    def forward(
-        self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
-    ) -> Tensor:
-        x = torch.cat([self.text_projection(text_pooled), self.image_projection(image_pooled)], dim=-1)
+    def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        x = torch.cat([self.text_projection(text.pooled), self.image_projection(image.pooled)], dim=-1)
         share = self.text_share(x)
-        return F.normalize(self.combination(x) + share * text_pooled + (1 - share) * image_pooled, dim=-1)
+        return F.normalize(self.combination(x) + share * text.pooled + (1 - share) * image.pooled, dim=-1)
 
 
 def _layer(inputs: int, outputs: int) -> nn.Sequential:
@@ -90,11 +85,8 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.head = Head(dim, residual, text_weight)
 
-    def forward(
-        self, image_pooled: Tensor, image_tokens: Tensor, text_pooled: Tensor, text_tokens: Tensor, text_mask: Tensor
-    ) -> Tensor:
-        width = image_tokens.shape[-1:]
-        V, T = F.rms_norm(image_tokens, width), F.rms_norm(text_tokens, width)  # one scale for both towers, as in ATF
-        mask = text_mask.bool()
-        f = self.norm(self.block(T, V, tgt_key_padding_mask=~mask)) * mask[..., None]
-        return self.head(f.sum(1) / mask.sum(1, keepdim=True), image_pooled, text_pooled)
+    def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        width = image.tokens.shape[-1:]
+        V, T = F.rms_norm(image.tokens, width), F.rms_norm(text.tokens, width)  # one scale for both towers, as in ATF
+        f = self.norm(self.block(T, V, tgt_key_padding_mask=~text.mask)) * text.mask[..., None]
+        return self.head(f.sum(1) / text.mask.sum(1, keepdim=True), image.pooled, text.pooled)
