@@ -28,7 +28,16 @@ from tmcir_lite.known_edits import draw_known_edits
 from tmcir_lite.measure import Method, gallery_of, queries_of, val_splits
 from tmcir_lite.run_folder import environment
 from tmcir_lite.study_effects import changes, claims
-from tmcir_lite.study_plan import TUNING, Cell, Plan, alignment_config, cell_config, load_plan, pictures_config
+from tmcir_lite.study_plan import (
+    TUNING,
+    Cell,
+    Plan,
+    alignment_config,
+    cell_config,
+    finished_runs,
+    load_plan,
+    pictures_config,
+)
 from tmcir_lite.study_report import RESULTS, load_study, markdown
 from tmcir_lite.training import read_history
 
@@ -94,12 +103,11 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
     has the rank of every query's target, and what its first answer changed and kept; intervals come from these.
     """
     rows, outcomes = [], []
-    data = _data_name(load_config(profile, overrides))
+    cfg = load_config(profile, overrides)
     for cell in plan.cells:
-        pattern = cell_config(plan, cell, profile, overrides, 0).run_dir
-        for path in sorted(pattern.parent.parent.glob(f"seed*/{pattern.name}/result.csv")):
+        for path in finished_runs(cfg, cell):
             row = pd.read_csv(path, dtype={"commit": str})
-            rows.append(row.assign(data=data))
+            rows.append(row.assign(data=_data_name(cfg)))
             if path.with_name("outcomes.csv").is_file():
                 each = pd.read_csv(path.with_name("outcomes.csv"))
                 outcomes.append(each.assign(cell=cell.name, seed=row["seed"].iloc[0]))

@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from tmcir_lite.config import Config, Section, load_config
-from tmcir_lite.files import ROOT, InputError
+from tmcir_lite.files import ROOT, InputError, resolve
 from tmcir_lite.known_edits import Spoil
 
 PLAN = ROOT / "data" / "study.yaml"
@@ -116,7 +116,7 @@ def alignment_config(plan: Plan, name: str, profile: str, overrides: Sequence[st
 
 def _in_world(cfg: Config, changes: dict[str, int | float] | None) -> Config:
     """The same run on a garment world with changes, in a folder beside the plain one that is named for them."""
-    if changes is None or cfg.garments is None:  # a study of real pictures leaves out the cells that need a world
+    if changes is None:
         return cfg
     plain = cfg.garments.root
     root = f"{plain}-{slug(' '.join(f'{name} {value:g}' for name, value in changes.items()))}"
@@ -142,8 +142,16 @@ def pictures_config(plan: Plan, name: str, profile: str, overrides: Sequence[str
 
 def _config(plan: Plan, profile: str, changes: Sequence[str], name: str, seed: int) -> Config:
     base = load_config(profile, [*plan.base, *changes])
-    folder = f"{base.runs}/{base.name}-study/seed{seed}"
-    return base.model_copy(update={"name": slug(name), "seed": seed, "runs": folder})
+    return base.model_copy(update={"name": slug(name), "seed": seed, "runs": f"{_folder(base)}/seed{seed}"})
+
+
+def _folder(cfg: Config) -> str:
+    return f"{cfg.runs}/{cfg.name}-study"
+
+
+def finished_runs(cfg: Config, cell: Cell) -> list[Path]:
+    """The `result.csv` of every seed that a cell has been run with, in the study of the profile `cfg`."""
+    return sorted(resolve(_folder(cfg)).glob(f"seed*/{slug(cell.name)}/result.csv"))
 
 
 def slug(name: str) -> str:
