@@ -118,6 +118,7 @@ def ablations(study: Study) -> Figure:
     _gains(upper, study, {name.removeprefix("TMCIR, "): name for name in own}, _HALF)
     upper.set_title("Parts of the fusion (log beyond 2)", loc="left")
     upper.set_yscale("symlog", linthresh=2)  # or the one part that is all would hide the others
+    upper.set_ylim(bottom=2 * upper.get_ylim()[0])  # points at the lowest bar's end in full
     upper.set_yticks([-50, -10, -2, -1, 0, 1, 2], ["-50", "-10", "-2", "-1", "0", "+1", "+2"])
     alignments = ("real", "perfect", "words too")
     shown = {"pseudo": "TMCIR after IACMA"} | {name: f"fusion, {name}" for name in alignments}
@@ -145,7 +146,9 @@ def _gains(axis: Axes, study: Study, shown: Mapping[str, str], base: str) -> Non
             axis.scatter(spots, gain, s=22, color=_COLOURS[layout], edgecolor="0.2", linewidth=0.6, zorder=3)
     axis.axhline(0, color="0.2", linewidth=1)
     axis.set(xlim=(-0.6, len(shown) - 0.4), ylabel=f"R@1 less that of\n“{base}” (points)")
-    axis.set_xticks(range(len(shown)), [textwrap.fill(label, 11) for label in shown], fontsize=10)
+    axis.set_xticks(
+        range(len(shown)), [textwrap.fill(label, 11, break_long_words=False) for label in shown], fontsize=10
+    )
     axis.legend(handles=[plt.Rectangle((0, 0), 1, 1, color=_COLOURS[layout], alpha=0.6, label=title)
                          for layout, title in LAYOUTS.items()],
                 fontsize=9.5, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # fmt: skip
