@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tmcir_lite import atf
 from tmcir_lite.atf import ATF, match, merge, merge_weights, pool, similarity
-from tmcir_lite.backbone import ImageFeatures, TextFeatures
+from tmcir_lite.encoded import ImageFeatures, TextFeatures
 from tmcir_lite.files import InputError
 
 quickly = settings(max_examples=25, deadline=None)
@@ -259,7 +259,7 @@ class TestModule:
 
     def test_token_order_matters_only_with_positions(self, merging, pool):
         image, text = tower_outputs()
-        text = text._replace(mask=torch.ones_like(text.mask))
+        text = text._replace(mask=torch.ones(text.mask.shape))
         shuffled = (image._replace(tokens=image.tokens[:, [3, 1, 4, 0, 2]]),
                     text._replace(tokens=text.tokens[:, [5, 0, 2, 1, 4, 3]]))  # fmt: skip
         with torch.no_grad():

@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from tmcir_lite import run_data, run_models
-from tmcir_lite.backbone import ImageFeatures, TextFeatures, load_backbone
+from tmcir_lite.backbone import load_backbone
 from tmcir_lite.composed import Composed, build_fusion
+from tmcir_lite.encoded import ImageFeatures, TextFeatures
 from tmcir_lite.features import encode_images, encode_queries
 from tmcir_lite.files import InputError
 from tmcir_lite.frozen import Frozen

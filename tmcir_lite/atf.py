@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmcir_lite.backbone import ImageFeatures, TextFeatures
+from tmcir_lite.encoded import ImageFeatures, TextFeatures
 from tmcir_lite.files import InputError
 
 TEMPERATURE = 1.0
@@ -350,7 +350,7 @@ class ATF(nn.Module):
         """
         Args:
             image: of the reference images: pooled B D, tokens B N D.
-            text: of the relative captions: pooled B D, tokens B M D, mask B M.
+            text: of the relative captions: pooled B D, tokens B M D, mask B M, False (or 0) at padding.
 
         Returns:
             B D, the query features, of length 1.

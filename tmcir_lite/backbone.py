@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import open_clip
 import torch
@@ -15,6 +15,7 @@ from torchvision.transforms import Compose
 from torchvision.transforms.functional import to_pil_image
 
 from tmcir_lite.config import Backbone as Settings
+from tmcir_lite.encoded import ImageFeatures, TextFeatures
 from tmcir_lite.files import InputError, read_json, resolve, write_json
 from tmcir_lite.hub import explain
 from tmcir_lite.model_card import check_hashes
@@ -23,26 +24,6 @@ from tmcir_lite.transforms import pixels, preprocess
 
 _LOCAL = "local-dir:"
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-
-
-class ImageFeatures(NamedTuple):
-    """What the visual encoder says of B images."""
-
-    pooled: Tensor
-    """B D."""
-    tokens: Tensor
-    """B N D, the patches' output tokens, row by row from the top left."""
-
-
-class TextFeatures(NamedTuple):
-    """What the text encoder says of B texts."""
-
-    pooled: Tensor
-    """B D."""
-    tokens: Tensor
-    """B M D."""
-    mask: Tensor
-    """B M bool, False at padding and at the start token, which is the same for every text."""
 
 
 class Backbone(nn.Module):

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tmcir_lite.backbone import Backbone, ImageFeatures, TextFeatures
+from tmcir_lite.backbone import Backbone
+from tmcir_lite.encoded import ImageFeatures, TextFeatures
 
 
 class Frozen(nn.Module):

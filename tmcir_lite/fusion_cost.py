@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tmcir_lite.atf import ATF, NO_MERGING
-from tmcir_lite.backbone import ImageFeatures, TextFeatures
+from tmcir_lite.encoded import ImageFeatures, TextFeatures
 from tmcir_lite.files import ROOT, InputError, atomic
 from tmcir_lite.run_folder import git_state
 

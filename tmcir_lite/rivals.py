@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmcir_lite.atf import Head, weight_logit
-from tmcir_lite.backbone import ImageFeatures, TextFeatures
 from tmcir_lite.baselines import sum_query
+from tmcir_lite.encoded import ImageFeatures, TextFeatures
 
 
 class PooledSum(nn.Module):
@@ -88,5 +88,6 @@ class CrossAttention(nn.Module):
     def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         width = image.tokens.shape[-1:]
         V, T = F.rms_norm(image.tokens, width), F.rms_norm(text.tokens, width)  # one scale for both towers, as in ATF
-        f = self.norm(self.block(T, V, tgt_key_padding_mask=~text.mask)) * text.mask[..., None]
-        return self.head(f.sum(1) / text.mask.sum(1, keepdim=True), image.pooled, text.pooled)
+        mask = text.mask.bool()
+        f = self.norm(self.block(T, V, tgt_key_padding_mask=~mask)) * mask[..., None]
+        return self.head(f.sum(1) / mask.sum(1, keepdim=True), image.pooled, text.pooled)

@@ -81,7 +81,7 @@ def _load_fusion(cfg: Config, name: str, backbone: Frozen | None = None) -> Comp
 
 
 def fusion_settings(cfg: Config, name: str) -> Atf:
-    """Those of stage 2, or of the control in the folder `name`, which differs from it in one thing."""
+    """The settings of stage 2, or of the control in the folder `name`, which differs from it in one thing."""
     changes = {"atf": {}, "control": {"threshold": NO_MERGING}, "sum": {"fusion": "sum"}}
     return cfg.atf.model_copy(update=changes[name])
 

@@ -104,10 +104,11 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
     """
     rows, outcomes = [], []
     cfg = load_config(profile, overrides)
+    data = _data_name(cfg)
     for cell in plan.cells:
         for path in finished_runs(cfg, cell):
             row = pd.read_csv(path, dtype={"commit": str})
-            rows.append(row.assign(data=_data_name(cfg)))
+            rows.append(row.assign(data=data))
             if path.with_name("outcomes.csv").is_file():
                 each = pd.read_csv(path.with_name("outcomes.csv"))
                 outcomes.append(each.assign(cell=cell.name, seed=row["seed"].iloc[0]))
