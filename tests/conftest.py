@@ -51,9 +51,9 @@ def tiny(tmp_path_factory, clip_folder, editor_folder):
     return [
         f"runs={root}", "name=tiny", "device=cpu", f"garments.root={root}/world", f"data.root={root}/world/fashioniq",
         f"data.also_evaluate=[{{layout: cirr, root: {root}/world/cirr}}]", "garments.train=60", "garments.val=9",
-        "garments.gallery=8", "garments.cirr_train=4", "garments.cirr_val=20", f"backbone.name=local-dir:{clip_folder}",
-        f"editor.model={editor_folder}", "editor.steps=1", "iacma.epochs=1", "iacma.batch=8", "atf.epochs=2",
-        "atf.batch=8",
+        "garments.gallery=8", "garments.cirr_train=20", "garments.cirr_val=20",
+        f"backbone.name=local-dir:{clip_folder}", f"editor.model={editor_folder}", "editor.steps=1",
+        "iacma.epochs=1", "iacma.batch=8", "atf.epochs=2", "atf.batch=8",
         *(f"{rival}.{key}" for rival in ("clip4cir", "combiner", "pic2word") for key in ("epochs=1", "batch=8")),
     ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from tmcir_lite.config import load_config
 from tmcir_lite.files import InputError
 from tmcir_lite.intervals import paired_difference
 from tmcir_lite.known_edits import known_edit
-from tmcir_lite.study import _align, chosen_cells, collect, run_study
+from tmcir_lite.study import _align, _run_cell, chosen_cells, collect, run_study
 from tmcir_lite.study_effects import changes, verdict
 from tmcir_lite.study_plan import alignment_config, cell_config, load_plan, pictures_config
 
@@ -75,10 +75,9 @@ def test_a_study_grows_by_what_another_machine_ran(tables, tmp_path):
         there[there["seed"] == 0].to_csv(tmp_path / name, index=False, float_format="%.5g")
     runs = next(value for value in overrides if value.startswith("runs=") and "study" in value).removeprefix("runs=")
     shutil.copytree(f"{runs}/tiny-study/seed1", tmp_path / "runs" / "tiny-study" / "seed1", symlinks=True)
-    table = collect(load_plan(), "lite", [*overrides, f"runs={tmp_path}/runs"], tmp_path)
-    assert set(table["seed"]) == {0, 1}
-    assert len(table) == len(pd.read_csv(out / "study.csv"))
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "claims.csv"), pd.read_csv(out / "claims.csv"))
+    collect(load_plan(), "lite", [*overrides, f"runs={tmp_path}/runs"], tmp_path)
+    for name in ("study.csv", "outcomes.csv.gz", "claims.csv", "changes.csv", "study.md"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
 
 
 def test_seeds_hold_out_other_triplets_and_share_the_pictures(tables):
@@ -160,6 +159,26 @@ def test_a_cell_in_a_world_of_its_own_is_trained_and_measured_there(tiny):
     ]
     assert same.garments == cfg.garments
     assert same.data == cfg.data
+
+
+def test_a_cell_may_learn_from_another_layout(tiny, tmp_path):
+    plan, overrides = load_plan(), [*tiny, f"runs={tmp_path}"]
+    name = "none, on CIRR"
+    here = plan.alignments[name].model_copy(update={"world": None})  # 20,000 pairs take minutes to draw
+    plan = plan.model_copy(update={"alignments": plan.alignments | {name: here}})
+    cell = next(cell for cell in plan.cells if cell.name == "TMCIR, on CIRR").model_copy(update={"world": None})
+    cfg, aligned, plain = (
+        cell_config(plan, cell, "lite", overrides, 0),
+        alignment_config(plan, name, "lite", overrides, 0),
+        load_config("lite", overrides),
+    )
+    assert (cfg.data.layout, cfg.data.root) == ("cirr", plain.data.also_evaluate[0].root)
+    assert [(other.layout, other.root) for other in cfg.data.also_evaluate] == [("fashioniq", plain.data.root)]
+    assert aligned.data == cfg.data
+    _run_cell(plan, cell, "lite", overrides, 0)
+    assert set(pd.read_csv(cfg.run_dir / "result.csv")["layout"]) == {"fashioniq", "cirr"}
+    with pytest.raises(InputError, match="no dataset of layout cirr to learn from in data.also_evaluate"):
+        cell_config(plan, cell, "lite", [*overrides, "data.also_evaluate=[]"], 0)
 
 
 def test_known_edits_are_perfect_copied_or_wrong(cfg):

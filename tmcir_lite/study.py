@@ -4,6 +4,7 @@
 (a row a query of each), `claims.csv`, `changes.csv` (every other cell against its base) and, to be read, `study.md`.
 """
 
+import gzip
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -104,11 +105,11 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
     """
     rows, outcomes = [], []
     cfg = load_config(profile, overrides)
-    data = _data_name(cfg)
+    dataset = _data_name(cfg)
     for cell in plan.cells:
         for path in finished_runs(cfg, cell):
             row = pd.read_csv(path, dtype={"commit": str})
-            rows.append(row.assign(data=data))
+            rows.append(row.assign(data=dataset))
             if path.with_name("outcomes.csv").is_file():
                 each = pd.read_csv(path.with_name("outcomes.csv"))
                 outcomes.append(each.assign(cell=cell.name, seed=row["seed"].iloc[0]))
@@ -116,8 +117,9 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
     tables = {"study.csv": table, "outcomes.csv.gz": answered, "claims.csv": claims(plan, answered),
               "changes.csv": changes(plan, answered)}  # fmt: skip
     for name, part in tables.items():
-        with atomic(out / name) as path:
-            part.to_csv(path, index=False, float_format="%.5g")
+        data = part.to_csv(index=False, float_format="%.5g").encode()
+        with atomic(out / name) as path:  # no time of writing in it: the same table is the same file
+            path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     write_text(out / "study.md", markdown(load_study(out)))
     return table
 

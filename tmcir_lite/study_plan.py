@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from tmcir_lite.config import Config, Section, load_config
+from tmcir_lite.config import Config, EvaluationSet, Layout, Section, load_config
 from tmcir_lite.files import ROOT, InputError, resolve
 from tmcir_lite.known_edits import Spoil
 
@@ -33,6 +33,8 @@ class Alignment(Section):
     edits: Edits | None = None
     world: dict[str, int | float] | None = None
     """Changes to the garment world that it learns from; cells are trained and measured on the plain one."""
+    layout: Layout | None = None
+    """Which of the profile's datasets it learns from, and its cells with it; None: the main one."""
 
     @property
     def drawn(self) -> bool:
@@ -104,14 +106,29 @@ def load_plan(path: Path = PLAN) -> Plan:
 
 def cell_config(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], seed: int) -> Config:
     """The run that a cell is with a seed: in `<runs>/<profile's name>-study/seed<seed>/<cell>`."""
-    cfg = _config(plan, profile, [*overrides, *plan.alignments[cell.aligned].set, *cell.set], cell.name, seed)
-    return _in_world(cfg, cell.world)
+    alignment = plan.alignments[cell.aligned]
+    cfg = _config(plan, profile, [*overrides, *alignment.set, *cell.set], cell.name, seed)
+    return _in_world(_learning_from(cfg, alignment.layout), cell.world)
 
 
 def alignment_config(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: int) -> Config:
     """The run of IACMA that an alignment is with a seed, beside those of the cells."""
     alignment = plan.alignments[name]
-    return _in_world(_config(plan, profile, [*overrides, *alignment.set], f"IACMA {name}", seed), alignment.world)
+    cfg = _config(plan, profile, [*overrides, *alignment.set], f"IACMA {name}", seed)
+    return _in_world(_learning_from(cfg, alignment.layout), alignment.world)
+
+
+def _learning_from(cfg: Config, layout: Layout | None) -> Config:
+    """The same run with the main dataset and the further one of that layout in each other's place."""
+    if layout in (None, cfg.data.layout):
+        return cfg
+    others = {other.layout: other for other in cfg.data.also_evaluate}
+    if layout not in others:
+        raise InputError(f"study: no dataset of layout {layout} to learn from in data.also_evaluate")
+    main = EvaluationSet(layout=cfg.data.layout, root=cfg.data.root)
+    further = [main if other.layout == layout else other for other in cfg.data.also_evaluate]
+    data = {"layout": layout, "root": others[layout].root, "also_evaluate": further}
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update=data)})
 
 
 def _in_world(cfg: Config, changes: dict[str, int | float] | None) -> Config:
