@@ -6,7 +6,17 @@ import pytest
 from tmcir_lite import study_viz
 from tmcir_lite.files import InputError
 from tmcir_lite.study_plan import load_plan
-from tmcir_lite.study_report import Study, change_table, facts, ledger, load_study, main_table, markdown, trial_table
+from tmcir_lite.study_report import (
+    Study,
+    change_table,
+    facts,
+    ledger,
+    load_study,
+    main_table,
+    markdown,
+    seeds_inside,
+    trial_table,
+)
 
 FIGURES = ("threshold_curve", "dose_response", "drift", "ablations", "triplets_curve", "many_triplets", "effects")
 PLAN = load_plan()
@@ -112,6 +122,16 @@ def test_the_ledger_has_every_claim_with_its_effects_and_what_cannot_be_tested(w
     assert list(bias) == ["text bias: Pic2Word - TMCIR", *2 * ["+2.0 (+1.0 to +3.0)"], "2", HOLDS]
     assert list(table["claim"])[:-2] == [claim.claim for claim in PLAN.claims]
     assert table["verdict"].str.startswith("cannot be tested here").tolist()[-2:] == [True, True]
+
+
+def test_effects_of_single_seeds_are_counted_within_the_intervals_of_all(write):
+    """TMCIR less CLIP4Cir: 1 with seed 0 (the interval's end), 6 with seed 1; seed 2 has no partner."""
+    rows = [row("CLIP4Cir", 0), row("CLIP4Cir", 1), row("TMCIR", 2)]
+    rows += [row("TMCIR", 0, **{"R@1": 51.0}), row("TMCIR", 1, **{"R@1": 58.0})]
+    one = effects(lambda claim, number, layout: HOLDS if (number, layout) == (0, "fashioniq") else None)
+    study = write(rows, one[one["effect"] == "TMCIR - CLIP4Cir"])
+    assert seeds_inside(study) == (1, 2)
+    assert "; 1 of 2 effects of one seed alone lie within" in markdown(study)
 
 
 def test_facts_name_fewer_seeds_absent_parts_commits_and_local_changes(write):
