@@ -18,7 +18,16 @@ from tmcir_lite.study_report import (
     trial_table,
 )
 
-FIGURES = ("threshold_curve", "dose_response", "drift", "ablations", "triplets_curve", "many_triplets", "effects")
+FIGURES = (
+    "threshold_curve",
+    "dose_response",
+    "drift",
+    "ablations",
+    "triplets_curve",
+    "many_triplets",
+    "trained_on_cirr",
+    "effects",
+)
 PLAN = load_plan()
 HOLDS, REVERSE, NEITHER = "holds here", "the reverse holds here", "no difference shown"
 

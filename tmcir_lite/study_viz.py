@@ -195,6 +195,15 @@ def many_triplets(study: Study) -> Figure:
     return _done(figure)
 
 
+def trained_on_cirr(study: Study) -> Figure:
+    """What training on CIRR's layout gives each method, with few triplets and with as many as above."""
+    names = ("CLIP4Cir", _OFF, _HALF, _SUM, f"{_HALF}, 18000", f"{_SUM}, 18000")
+    figure, axis = plt.subplots(figsize=(10, 4))
+    _gains(axis, study, {name: f"{name}, on CIRR" for name in names}, "weighted sum, on CIRR")
+    axis.set_title("Trained on CIRR's layout", loc="left")
+    return _done(figure)
+
+
 def effects(study: Study) -> Figure:
     """Every effect that tests a claim of the paper with its 95% interval: right of 0 is the paper's side."""
     tests = [(claim, test) for claim in study.plan.claims for test in claim.tests]
