@@ -75,7 +75,10 @@ def test_a_study_grows_by_what_another_machine_ran(tables, tmp_path):
         there[there["seed"] == 0].to_csv(tmp_path / name, index=False, float_format="%.5g")
     runs = next(value for value in overrides if value.startswith("runs=") and "study" in value).removeprefix("runs=")
     shutil.copytree(f"{runs}/tiny-study/seed1", tmp_path / "runs" / "tiny-study" / "seed1", symlinks=True)
-    collect(load_plan(), "lite", [*overrides, f"runs={tmp_path}/runs"], tmp_path)
+    table = collect(load_plan(), "lite", [*overrides, f"runs={tmp_path}/runs"], tmp_path)
+    assert set(table["seed"]) == {0, 1}
+    assert len(table) == len(pd.read_csv(out / "study.csv"))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "claims.csv"), pd.read_csv(out / "claims.csv"))
     for name in ("study.csv", "outcomes.csv.gz", "claims.csv", "changes.csv", "study.md"):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
 
@@ -175,6 +178,9 @@ def test_a_cell_may_learn_from_another_layout(tiny, tmp_path):
     assert (cfg.data.layout, cfg.data.root) == ("cirr", plain.data.also_evaluate[0].root)
     assert [(other.layout, other.root) for other in cfg.data.also_evaluate] == [("fashioniq", plain.data.root)]
     assert aligned.data == cfg.data
+    pictures = pictures_config(plan, name, "lite", overrides)
+    assert pictures.data.layout == "cirr"
+    assert pictures.run_dir != pictures_config(plan, "pseudo", "lite", overrides).run_dir
     _run_cell(plan, cell, "lite", overrides, 0)
     assert set(pd.read_csv(cfg.run_dir / "result.csv")["layout"]) == {"fashioniq", "cirr"}
     with pytest.raises(InputError, match="no dataset of layout cirr to learn from in data.also_evaluate"):

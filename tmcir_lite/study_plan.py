@@ -107,15 +107,15 @@ def load_plan(path: Path = PLAN) -> Plan:
 def cell_config(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], seed: int) -> Config:
     """The run that a cell is with a seed: in `<runs>/<profile's name>-study/seed<seed>/<cell>`."""
     alignment = plan.alignments[cell.aligned]
-    cfg = _config(plan, profile, [*overrides, *alignment.set, *cell.set], cell.name, seed)
-    return _in_world(_learning_from(cfg, alignment.layout), cell.world)
+    cfg = _config(plan, alignment, profile, [*overrides, *alignment.set, *cell.set], cell.name, seed)
+    return _in_world(cfg, cell.world)
 
 
 def alignment_config(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: int) -> Config:
     """The run of IACMA that an alignment is with a seed, beside those of the cells."""
     alignment = plan.alignments[name]
-    cfg = _config(plan, profile, [*overrides, *alignment.set], f"IACMA {name}", seed)
-    return _in_world(_learning_from(cfg, alignment.layout), alignment.world)
+    cfg = _config(plan, alignment, profile, [*overrides, *alignment.set], f"IACMA {name}", seed)
+    return _in_world(cfg, alignment.world)
 
 
 def _learning_from(cfg: Config, layout: Layout | None) -> Config:
@@ -150,15 +150,17 @@ def _in_world(cfg: Config, changes: dict[str, int | float] | None) -> Config:
 def pictures_config(plan: Plan, name: str, profile: str, overrides: Sequence[str]) -> Config:
     """The run that draws an alignment's pseudo-targets: beside the seeds' folders, since seeds share it.
 
-    So do alignments, as long as they ask for the same editor.
+    So do alignments, as long as they ask for the same editor and learn from the same dataset.
     """
-    editor = [change for change in plan.alignments[name].set if change.startswith("editor.")]
-    cfg = _config(plan, profile, [*overrides, *editor], " ".join(["pictures", *editor]), 0)
+    alignment = plan.alignments[name]
+    editor = [change for change in alignment.set if change.startswith("editor.")]
+    kind = " ".join(["pictures", *filter(None, [alignment.layout]), *editor])
+    cfg = _config(plan, alignment, profile, [*overrides, *editor], kind, 0)
     return cfg.model_copy(update={"runs": str(Path(cfg.runs).parent)})
 
 
-def _config(plan: Plan, profile: str, changes: Sequence[str], name: str, seed: int) -> Config:
-    base = load_config(profile, [*plan.base, *changes])
+def _config(plan: Plan, alignment: Alignment, profile: str, changes: Sequence[str], name: str, seed: int) -> Config:
+    base = _learning_from(load_config(profile, [*plan.base, *changes]), alignment.layout)
     return base.model_copy(update={"name": slug(name), "seed": seed, "runs": f"{_folder(base)}/seed{seed}"})
 
 

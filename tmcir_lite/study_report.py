@@ -38,6 +38,10 @@ class Study(NamedTuple):
         """The rows of one cell, by seed; none if it has not been run."""
         return self.rows.query("cell == @name and layout == @layout").set_index("seed").sort_index()
 
+    def gain(self, cell: str, base: str, layout: str, measure: str = "R@1") -> pd.Series:
+        """A measure of one cell less that of another with the same seed, by the seeds that both have."""
+        return (self.cell(cell, layout)[measure] - self.cell(base, layout)[measure]).dropna()
+
     def effect(self, claim: str, first: str, second: str, layout: str) -> pd.Series | None:
         """The row of one effect; None if one of its cells has not been run."""
         asked = {"claim": claim, "effect": f"{first} - {second}", "layout": layout}
@@ -124,7 +128,7 @@ def seeds_inside(study: Study) -> tuple[int, int]:
         for layout, (first, second) in itertools.product(LAYOUTS, claim.tests):
             effect = study.effect(claim.claim, first, second, layout)
             if effect is not None:
-                each = (study.cell(first, layout)[claim.measure] - study.cell(second, layout)[claim.measure]).dropna()
+                each = study.gain(first, second, layout, claim.measure)
                 inside, count = inside + each.between(effect["low"], effect["high"]).sum(), count + len(each)
     return int(inside), count
 

@@ -91,10 +91,7 @@ def dose_response(study: Study) -> Figure:
     shown = {"perfect": "sum, perfect", "a quarter copies": "a quarter copies", "all copies": "all copies",
              "half wrong": "half wrong", "all wrong": "all wrong", "the editor's": "sum, pseudo",
              "editor, guidance 1": "editor, guidance 1", "editor, guidance 4": "editor, guidance 4"}  # fmt: skip
-    figure, axis = plt.subplots(figsize=(13, 4))
-    _gains(axis, study, shown, "weighted sum")
-    axis.set_title("IACMA with pseudo-targets of known quality", loc="left")
-    return _done(figure)
+    return _gains_figure(study, shown, "weighted sum", "IACMA with pseudo-targets of known quality", width=13)
 
 
 def drift(study: Study) -> Figure:
@@ -104,10 +101,7 @@ def drift(study: Study) -> Figure:
     shown = {"real": "sum, real"} | {f"real, {rule}": rule for rule in rules}
     shown |= {"perfect": "sum, perfect", "the editor's": "sum, pseudo"}
     shown |= {f"{kind}, 500 triplets": f"sum, {kind}, 500" for kind in ("real", "perfect")}
-    figure, axis = plt.subplots(figsize=(14.5, 4))
-    _gains(axis, study, shown, "weighted sum")
-    axis.set_title("IACMA with real and with pseudo-targets", loc="left")
-    return _done(figure)
+    return _gains_figure(study, shown, "weighted sum", "IACMA with real and with pseudo-targets", width=14.5)
 
 
 def ablations(study: Study) -> Figure:
@@ -130,6 +124,14 @@ def ablations(study: Study) -> Figure:
     return _done(figure)
 
 
+def _gains_figure(study: Study, shown: Mapping[str, str], base: str, title: str, width: float) -> Figure:
+    """A figure of `_gains` alone."""
+    figure, axis = plt.subplots(figsize=(width, 4))
+    _gains(axis, study, shown, base)
+    axis.set_title(title, loc="left")
+    return _done(figure)
+
+
 def _gains(axis: Axes, study: Study, shown: Mapping[str, str], base: str) -> None:
     """R@1 of cells less that of `base` with the same seed: a bar for the mean, a point a seed, both layouts.
 
@@ -137,7 +139,7 @@ def _gains(axis: Axes, study: Study, shown: Mapping[str, str], base: str) -> Non
         shown: label -> cell.
     """
     for place, cell in enumerate(shown.values()):
-        gains = {layout: _gain(study, cell, base, layout) for layout in LAYOUTS}
+        gains = {layout: study.gain(cell, base, layout) for layout in LAYOUTS}
         if all(gain.empty for gain in gains.values()):
             axis.text(place, 0, ABSENT, ha="center", va="bottom", fontsize=9, color="0.4")
         for x, (layout, gain) in zip((place - 0.19, place + 0.19), gains.items(), strict=True):
@@ -152,10 +154,6 @@ def _gains(axis: Axes, study: Study, shown: Mapping[str, str], base: str) -> Non
     axis.legend(handles=[plt.Rectangle((0, 0), 1, 1, color=_COLOURS[layout], alpha=0.6, label=title)
                          for layout, title in LAYOUTS.items()],
                 fontsize=9.5, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # fmt: skip
-
-
-def _gain(study: Study, cell: str, base: str, layout: str) -> pd.Series:
-    return (study.cell(cell, layout)["R@1"] - study.cell(base, layout)["R@1"]).dropna()
 
 
 def triplets_curve(study: Study) -> Figure:
@@ -189,19 +187,14 @@ def many_triplets(study: Study) -> Figure:
     """What the fusion gives with as many triplets as the real datasets have, beside a sum, tuned and fine-tuned."""
     names = ("ATF alone", "ATF alone, merging off", _SUM, "TMCIR")
     shown = {name: f"{name}, 18000" for name in names} | {"TMCIR, fusion lr 1e-4": "TMCIR, 18000, fusion lr 1e-4"}
-    figure, axis = plt.subplots(figsize=(10, 4))
-    _gains(axis, study, shown, "weighted sum, 18000")
-    axis.set_title("18,000 training triplets", loc="left")
-    return _done(figure)
+    return _gains_figure(study, shown, "weighted sum, 18000", "18,000 training triplets", width=10)
 
 
 def trained_on_cirr(study: Study) -> Figure:
     """What training on CIRR's layout gives each method, with few triplets and with as many as above."""
     names = ("CLIP4Cir", _OFF, _HALF, _SUM, f"{_HALF}, 18000", f"{_SUM}, 18000")
-    figure, axis = plt.subplots(figsize=(10, 4))
-    _gains(axis, study, {name: f"{name}, on CIRR" for name in names}, "weighted sum, on CIRR")
-    axis.set_title("Trained on CIRR's layout", loc="left")
-    return _done(figure)
+    shown = {name: f"{name}, on CIRR" for name in names}
+    return _gains_figure(study, shown, "weighted sum, on CIRR", "Trained on CIRR's layout", width=10)
 
 
 def effects(study: Study) -> Figure:
