@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from tmcir_lite import evaluation
 from tmcir_lite.datasets import Split, Triplet
@@ -40,7 +41,51 @@ def rank_by_sorting(query, gallery, target, masked):
     return sorted(images, key=lambda i: (-scores[i], i == target)).index(target) + 1
 
 
+@st.composite
+def near_duplicates(draw):
+    """Queries against galleries in which pictures stand twice, as they are or a hair (1e-7) off, in few directions.
+
+    Directions are far apart, so that in 64 bits it is plain which scores tie (within 1e-6).
+    """
+    D, Q = draw(st.sampled_from([7, 64, 512])), draw(st.integers(1, 6))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    different = torch.randn(4, D, generator=generator)
+    which = torch.randint(4, (draw(st.integers(6, 12)),), generator=generator)
+    lengths = 0.5 + 20 * torch.rand(len(which), 1, generator=generator)
+    gallery = lengths * different[which] * (1 + 1e-7 * torch.randn(len(which), 1, generator=generator))
+    rows = torch.stack([torch.randperm(len(which), generator=generator)[:5] for _ in range(Q)])
+    return torch.randn(Q, D, generator=generator), gallery, rows
+
+
+def rank_in_64_bits(query, gallery, target, images):
+    """Slow and obvious: sort the images, the target behind what comes within 1e-6 of it, and find it."""
+    scores = {i: F.cosine_similarity(query.double(), gallery[i].double(), dim=0).item() for i in images}
+    ahead = [i for i in images if i != target and scores[i] >= scores[target] - 1e-6]
+    return len(ahead) + 1
+
+
 class TestRanks:
+    @quickly
+    @given(near_duplicates(), st.sampled_from([1, 1024]))
+    def test_a_picture_that_stands_twice_counts_against_us(self, retrieval, chunk):
+        queries, gallery, rows = retrieval
+        target, masked = rows[:, 0], rows[:, 1]
+        ranks = target_ranks(queries, gallery, target, masked, chunk)
+        assert ranks.tolist() == [
+            rank_in_64_bits(q, gallery, t, [i for i in range(len(gallery)) if i != m])
+            for q, t, m in zip(queries, target.tolist(), masked.tolist(), strict=True)
+        ]
+
+    def test_no_rank_is_0_where_the_reference_is_the_target_but_for_rounding(self):
+        generator = torch.Generator().manual_seed(0)
+        gallery = torch.randn(400, 96, generator=generator)
+        queries = torch.randn(200, 96, generator=generator)
+        target = torch.arange(200)
+        toward = F.normalize(queries, dim=1) * gallery[:200].norm(dim=1, keepdim=True)
+        for step in torch.linspace(5e-7, 2e-6, 40):  # the masked one lies about as far off as counts as a tie
+            gallery[200:] = gallery[:200] - step * toward
+            assert target_ranks(queries, gallery, target, target + 200).min() >= 1
+
     gallery = directions(0, 10, 30, 60, 180)
 
     def test_worked_by_hand(self):
@@ -140,6 +185,15 @@ class TestSubsetRanks:
             target_ranks(queries[i : i + 1], gallery[subset[i]], torch.tensor([1])).item() for i in range(len(queries))
         ]
         assert subset_ranks(queries, gallery, target, subset, chunk).tolist() == expected
+
+    @quickly
+    @given(near_duplicates(), st.sampled_from([1, 1024]))
+    def test_a_picture_that_stands_twice_counts_against_us(self, retrieval, chunk):
+        queries, gallery, subset = retrieval
+        ranks = subset_ranks(queries, gallery, subset[:, 0], subset, chunk)
+        assert ranks.tolist() == [
+            rank_in_64_bits(q, gallery, rows[0], rows) for q, rows in zip(queries, subset.tolist(), strict=True)
+        ]
 
     @pytest.mark.parametrize("subset", [[1, 3, 4], [2, 2, 4]])
     def test_refuses_a_subset_without_exactly_one_target(self, subset):

@@ -6,9 +6,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn import functional as F
 
-from tmcir_lite.losses import InfoNCE, late_interaction
+from tmcir_lite.losses import LARGEST_SCALE, Contrastive, InfoNCE, late_interaction
 
 # Forking is quick, but fails once autograd has started its CUDA threads.
 START = "spawn" if torch.cuda.is_available() else "fork"
@@ -53,6 +54,50 @@ def test_the_temperature_learns():
     log_scale = torch.tensor(1.0, requires_grad=True)
     InfoNCE()(features(4, 1), features(4, 2), log_scale.exp()).backward()
     assert log_scale.grad.abs() > 0
+
+
+class Identity(nn.Module):
+    """A backbone whose features are given; its 1 / tau stands at 100, as in pretrained weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(100)))
+
+    @property
+    def logit_scale(self):
+        return self.log_scale.exp()
+
+
+class Given(Contrastive):
+    def pairs(self, a, b):
+        return a, b
+
+
+@pytest.mark.parametrize("own", [None, 100.0])
+def test_a_scale_of_100_can_be_learned_and_is_the_largest(own):
+    """Pairs that do not match ask for a smaller 1 / tau, pairs that match for a larger one."""
+    model, a = Given(Identity(), scale=own), torch.eye(4)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    scales = []
+    for b in (a.roll(1, 0), a + 0.9):
+        optimizer.zero_grad()
+        model(a=a, b=b).backward()
+        optimizer.step()
+        model.after_step()
+        scales.append(model.logit_scale.item())
+    assert scales[0] < 99
+    for _ in range(200):
+        optimizer.zero_grad()
+        (-model.logit_scale).backward()
+        optimizer.step()
+        model.after_step()
+    assert model.logit_scale.item() == pytest.approx(LARGEST_SCALE)
+
+
+def test_a_fixed_scale_stays_and_the_backbones_own_is_not_trained():
+    model = Given(Identity(), scale=50.0, learned=False)
+    assert not [p for p in model.parameters() if p.requires_grad]
+    assert model.logit_scale.item() == pytest.approx(50)
 
 
 def test_mixed_precision_does_not_round_the_logits():

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
 from tmcir_lite.config import load_config
 from tmcir_lite.editors import load_editor
-from tmcir_lite.files import ROOT, sha256
+from tmcir_lite.files import ROOT, InputError, sha256
 from tmcir_lite.garments import draw, sample_garment, sample_nuisance
 from tmcir_lite.losses import Contrastive
 from tmcir_lite.processes import join
 from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
-from tmcir_lite.training import Schedule, decay_groups, fit
+from tmcir_lite.training import Schedule, cached_backward, decay_groups, fit
 from tmcir_lite.transforms import load_image
 
 CPU = torch.device("cpu")
@@ -31,10 +32,10 @@ CPU = torch.device("cpu")
 class Towers(nn.Module):
     """A backbone that encodes rows of numbers."""
 
-    def __init__(self):
+    def __init__(self, dropout=0.0):
         super().__init__()
         torch.manual_seed(0)
-        self.image, self.text = nn.Linear(6, 4), nn.Linear(5, 4)
+        self.image, self.text = nn.Sequential(nn.Linear(6, 4), nn.Dropout(dropout)), nn.Linear(5, 4)
         self.log_scale = nn.Parameter(torch.tensor(1.0))
 
     @property
@@ -105,10 +106,39 @@ def test_a_batch_in_parts_is_the_whole_batch(whole, tmp_path, chunk):
     same(whole, weights(tmp_path))
 
 
+def test_a_batch_in_parts_drops_the_same_numbers_in_both_passes():
+    """The gradient is that of a loss of the features as they were drawn, differentiated in one go."""
+    accelerator, model = Accelerator(cpu=True), Pairs(Towers(dropout=0.5))
+    rows = torch.Generator().manual_seed(1)
+    batch = {"images": torch.randn(6, 6, generator=rows), "texts": torch.randn(6, 5, generator=rows)}
+    torch.manual_seed(7)
+    cached_backward(accelerator, model, batch, chunk=2)
+    found = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    model.zero_grad()
+    torch.manual_seed(7)
+    parts = [model.pairs(**{name: value[i : i + 2] for name, value in batch.items()}) for i in (0, 2, 4)]
+    a, b = (torch.cat(side) for side in zip(*parts, strict=True))
+    model.loss(a, b, model.logit_scale).backward()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(found[name], weight.grad)
+
+
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_two_processes_are_one_with_the_doubled_batch(whole, tmp_path, chunk):
     in_two_processes(train, tmp_path, 8, chunk)
     same(whole, weights(tmp_path))
+
+
+def test_a_training_goes_on_with_as_many_processes_as_it_began_with(tmp_path):
+    """Otherwise it would go on with another batch."""
+    in_two_processes(train, tmp_path, 8)
+    with pytest.raises(InputError, match="processes: 2 there, 1 now"):
+        train(tmp_path, batch=8)
+
+
+def test_a_process_without_a_batch_is_refused_before_it_divides_by_none(tmp_path):
+    with pytest.raises(Exception, match="fewer batches than the 2 processes"):
+        in_two_processes(train, tmp_path, 32)
 
 
 def test_two_processes_draw_the_same_pictures(editor_folder, tmp_path):

@@ -1,5 +1,8 @@
 """The training loop: it learns, resumes to the same result, and refuses what does not fit."""
 
+import errno
+import os
+
 import pandas as pd
 import pytest
 import torch
@@ -85,6 +88,35 @@ def test_other_settings_are_refused_by_name(tmp_path):
         train(tmp_path, schedule=Schedule(epochs=4, lr=0.1))
 
 
+def test_it_ends_where_files_cannot_be_linked(tmp_path, monkeypatch):
+    """As on a mounted drive or a memory stick."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "symlink", refuse)
+    model, history = train(tmp_path)
+    last = Line()
+    load_weights(last, tmp_path / "last.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(last.parameters(), model.parameters(), strict=True))
+    again, same = train(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    pd.testing.assert_frame_equal(same, history)
+
+
+def test_nothing_is_dropped_where_it_is_validated(tmp_path):
+    """Before the first epoch too."""
+    seen, model = [], Line()
+
+    def validate():
+        seen.append(model.training)
+        return {"score": 0.0}
+
+    fit(model, batches, SCHEDULE, tmp_path, device=torch.device("cpu"), seed=0, validate=validate, score="score")
+    assert seen == [False] * 5
+
+
 def test_infinite_loss_stops(tmp_path):
     def loader(epoch):
         return DataLoader([{"x": torch.zeros(3), "y": torch.tensor(float("nan"))}] * 4, batch_size=2)
@@ -108,3 +140,8 @@ def test_warm_up_then_cosine():
     assert factors[2] == pytest.approx(1.0)
     assert factors[6] == pytest.approx(0.5)
     assert factors[9] < 0.05
+
+
+def test_a_rate_without_decay_stays():
+    schedule = Schedule(epochs=1, lr=1.0, warmup=0.2, decay="none")
+    assert [schedule.factor(step, 10) for step in range(10)] == [0.5] + [1.0] * 9

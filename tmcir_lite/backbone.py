@@ -118,9 +118,14 @@ class Backbone(nn.Module):
         return self._text_tower.token_embedding.embedding_dim
 
     @property
+    def log_scale(self) -> nn.Parameter:
+        """log(1 / tau), learned; who trains it keeps it within bounds (`losses.Contrastive.after_step`)."""
+        return self.clip.logit_scale
+
+    @property
     def logit_scale(self) -> Tensor:
-        """1 / tau, learned; at most 100, as in CLIP."""
-        return self.clip.logit_scale.exp().clamp(max=100)
+        """1 / tau."""
+        return self.log_scale.exp()
 
     @property
     def _text_tower(self) -> nn.Module:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from tmcir_lite.atf import ATF, Fused
@@ -20,22 +19,14 @@ class Composed(Contrastive):
 
     Args:
         fusion: (what is said of images, what of texts) -> query features B D: `ATF`, or a rival's (`rivals.py`).
-        logit_scale: 1 / tau at the start, learned from there, at most 100; None: the backbone's own, likewise.
+        scale, learned: see `Contrastive`.
     """
 
-    def __init__(self, backbone: Backbone | Frozen, fusion: nn.Module, logit_scale: float | None = None):
-        super().__init__(backbone)
+    def __init__(
+        self, backbone: Backbone | Frozen, fusion: nn.Module, scale: float | None = None, learned: bool = True
+    ):  # fmt: skip
+        super().__init__(backbone, scale=scale, learned=learned)
         self.fusion = fusion
-        self.log_scale = nn.Parameter(torch.tensor(float(logit_scale)).log()) if logit_scale else None
-        if (logit_scale or hasattr(fusion, "logit_scale")) and isinstance(backbone, Backbone):
-            backbone.clip.logit_scale.requires_grad_(False)  # not used, and several processes wait for every gradient
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """1 / tau: the backbone's own, unless the fusion comes with another or another was asked for."""
-        if self.log_scale is not None:
-            return self.log_scale.exp().clamp(max=100)
-        return getattr(self.fusion, "logit_scale", self.backbone.logit_scale)
 
     def query(self, references: Tensor, texts: Tensor) -> Tensor:
         """references: B 3 H W; texts: B M token ids; returns query features, B D, of length 1."""

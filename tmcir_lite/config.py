@@ -120,6 +120,13 @@ class Training(Section):
     warmup: Share
 
 
+class Rival(Training):
+    """A method that ours is compared with."""
+
+    decay: Literal["cosine", "none"]
+    temperature: Literal["published", "learned"]
+
+
 class Iacma(Training):
     """Stage 1: the encoders on (pseudo-target image, text) pairs."""
 
@@ -182,9 +189,9 @@ class Config(Section):
     editor: Editor
     iacma: Iacma
     atf: Atf
-    clip4cir: Training
-    combiner: Training
-    pic2word: Training
+    clip4cir: Rival
+    combiner: Rival
+    pic2word: Rival
     evaluation: Evaluation
 
     @property

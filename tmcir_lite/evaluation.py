@@ -52,12 +52,14 @@ def target_ranks(
         if len(both):
             raise InputError(f"query {both[0].item()}: its target is masked, so it has no rank; leave the query out")
     bar = _cosines(queries, gallery, target_index) - _EQUAL
-    ranks = torch.zeros(len(queries), dtype=torch.long)
-    for rows, _, scores in _scores(queries, gallery, chunk):
-        at_least = (scores >= bar[rows, None]).view(torch.uint8)  # counts the target itself: that is the 1
+    ranks = torch.ones(len(queries), dtype=torch.long)
+    for rows, columns, scores in _scores(queries, gallery, chunk):
+        # Neither is counted: another way to compute its score may round to the other side of the bar.
+        for index in (target_index, masked_index):
+            if index is not None:
+                _leave_out(scores, index[rows], columns)
+        at_least = (scores >= bar[rows, None]).view(torch.uint8)
         ranks[rows] += at_least.sum(dim=1, dtype=torch.int32).cpu()  # quicker than a sum of truth values
-    if masked_index is not None:
-        ranks -= (_cosines(queries, gallery, masked_index) >= bar).long().cpu()
     return ranks
 
 
@@ -90,7 +92,7 @@ def subset_ranks(
         rows = slice(start, start + chunk)
         scores = torch.einsum("qd,qsd->qs", queries[rows], gallery[subset_index[rows].to(gallery.device)]).cpu()
         target = scores[is_target[rows].cpu()].unsqueeze(1)
-        ranks[rows] = (scores >= target).sum(dim=1)
+        ranks[rows] = (scores >= target - _EQUAL).sum(dim=1)
     return ranks
 
 
@@ -296,6 +298,12 @@ def _scores(queries: Tensor, gallery: Tensor, chunk: int) -> Iterator[tuple[slic
         for start in range(0, len(queries), chunk):
             rows = slice(start, start + chunk)
             yield rows, columns, queries[rows] @ images
+
+
+def _leave_out(scores: Tensor, index: Tensor, columns: slice) -> None:
+    """Puts the score of one gallery row of each query below all others, where that row is among the columns."""
+    inside = ((index >= columns.start) & (index < columns.stop)).nonzero().squeeze(1)
+    scores[inside.to(scores.device), (index[inside] - columns.start).to(scores.device)] = -torch.inf
 
 
 def _cosines(queries: Tensor, gallery: Tensor, index: Tensor) -> Tensor:

@@ -53,6 +53,11 @@ class Frozen(nn.Module):
         return self.inner.text_mask(ids)
 
     @property
+    def log_scale(self) -> Tensor:
+        """As `Backbone.log_scale`, fixed."""
+        return self.inner.log_scale.detach()
+
+    @property
     def logit_scale(self) -> Tensor:
         """As `Backbone.logit_scale`, fixed."""
         return self.inner.logit_scale.detach()

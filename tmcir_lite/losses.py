@@ -1,5 +1,7 @@
 """The contrastive loss of both stages, and what a model needs to be trained with it."""
 
+import math
+
 import torch
 import torch.distributed as dist
 from open_clip.loss import ClipLoss
@@ -66,24 +68,51 @@ def late_interaction(V: Tensor, T: Tensor, text_mask: Tensor) -> Tensor:
     return best.sum(dim=-1) / text_mask.sum(dim=-1).clamp(min=1)
 
 
+LARGEST_SCALE = 100.0
+"""1 / tau is learned up to here, as in CLIP."""
+
+
 class Contrastive(nn.Module):
     """A model of matching pairs, whose forward returns InfoNCE between them.
 
     A subclass has a `backbone` and says in `pairs(**batch)` what the pairs are: (a, b), both B D.
+
+    Args:
+        backbone: a `Backbone` or `Frozen`.
+        symmetric: see `InfoNCE`.
+        scale: 1 / tau of this model's own; None: the backbone's, learned if the backbone is.
+        learned: whether `scale` is only where learning starts.
     """
 
     template = "{}"
     """The sentence that a query's caption is put into."""
 
-    def __init__(self, backbone: nn.Module, symmetric: bool = False):
+    def __init__(
+        self, backbone: nn.Module, symmetric: bool = False, scale: float | None = None, learned: bool = True
+    ):  # fmt: skip
         super().__init__()
         self.backbone = backbone
         self.loss = InfoNCE(symmetric)
+        self.log_scale = None
+        if scale is not None:
+            self.log_scale = nn.Parameter(torch.tensor(float(scale)).log(), requires_grad=learned)
+            backbone.log_scale.requires_grad_(False)  # not used, and several processes wait for every gradient
 
     @property
     def logit_scale(self) -> Tensor:
-        """1 / tau of the loss: the backbone's own, learned."""
-        return self.backbone.logit_scale
+        """1 / tau of the loss."""
+        return self.backbone.logit_scale if self.log_scale is None else self.log_scale.exp()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """To be called after each optimizer step: keeps 1 / tau within `LARGEST_SCALE`.
+
+        A clamp in the forward pass instead would stop it from ever coming back from there: the exponential of log(100)
+        is above 100 in single precision, where the clamp's gradient is 0, and pretrained weights stand at log(100).
+        """
+        log_scale = self.backbone.log_scale if self.log_scale is None else self.log_scale
+        if log_scale.requires_grad:
+            log_scale.clamp_(max=math.log(LARGEST_SCALE))
 
     def pairs(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
         """The features that a batch gives, B D each, row i of the one matching row i of the other."""

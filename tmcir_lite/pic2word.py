@@ -19,14 +19,17 @@ class Pic2Word(Contrastive):
 
     Only the mapping network from the image's feature to the word's embedding is trained; the encoders stay as they are.
 
+    Args:
+        scale: 1 / tau at the start, learned from there; None: the backbone's own, as published, which stays.
+
     Raises:
         InputError: the backbone's tokenizer does not have "*" as one token.
     """
 
     template = f"a photo of {MARKER} , {{}}"
 
-    def __init__(self, backbone: Backbone):
-        super().__init__(backbone, symmetric=True)
+    def __init__(self, backbone: Backbone, scale: float | None = None):
+        super().__init__(backbone, symmetric=True, scale=scale)
         backbone.requires_grad_(False)
         self.mapping = nn.Sequential(
             *_layer(backbone.dim, _HIDDEN), *_layer(_HIDDEN, _HIDDEN), nn.Linear(_HIDDEN, backbone.word_width)

@@ -11,16 +11,15 @@ from tmcir_lite.atf import Head, weight_logit
 from tmcir_lite.baselines import sum_query
 from tmcir_lite.encoded import ImageFeatures, TextFeatures
 
+CLIP4CIR_SCALE = 100.0
+"""1 / tau of both of CLIP4Cir's stages, as published."""
+
 
 class PooledSum(nn.Module):
     """CLIP4Cir's first stage (Baldrati et al. 2022): q = norm(image + text). What it trains are the encoders.
 
-    The features are added as they come from the encoders, whatever their lengths, and 1 / tau is 100.
+    The features are added as they come from the encoders, whatever their lengths.
     """
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("logit_scale", torch.tensor(100.0), persistent=False)
 
     def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         return F.normalize(image.pooled + text.pooled, dim=-1)
@@ -56,7 +55,6 @@ class Combiner(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.register_buffer("logit_scale", torch.tensor(100.0), persistent=False)
         self.text_projection, self.image_projection = _layer(dim, 4 * dim), _layer(dim, 4 * dim)
         self.combination = nn.Sequential(_layer(8 * dim, 8 * dim), nn.Linear(8 * dim, dim))
         self.text_share = nn.Sequential(_layer(8 * dim, 8 * dim), nn.Linear(8 * dim, 1), nn.Sigmoid())

@@ -7,7 +7,7 @@ from tmcir_lite.backbone import Backbone
 from tmcir_lite.batches import train_loader
 from tmcir_lite.choices import best_epoch, heldout, heldout_recall, score_name, start_weight, tune_weight
 from tmcir_lite.composed import Composed, build_fusion
-from tmcir_lite.config import Atf, Config, Training, pick_device
+from tmcir_lite.config import Atf, Config, Rival, Training, pick_device
 from tmcir_lite.config import Backbone as BackboneSettings
 from tmcir_lite.editors import load_editor
 from tmcir_lite.features import encode_images
@@ -18,7 +18,7 @@ from tmcir_lite.pic2word import Pic2Word
 from tmcir_lite.picture_cache import picture_reader
 from tmcir_lite.processes import main_first, main_only
 from tmcir_lite.pseudo_targets import generate, jobs_for
-from tmcir_lite.rivals import Combiner, PooledSum
+from tmcir_lite.rivals import CLIP4CIR_SCALE, Combiner, PooledSum
 from tmcir_lite.run_data import iacma_images, prepare_data
 from tmcir_lite.run_models import combined_backbone, fusion_settings, load_aligned, load_frozen, load_start
 from tmcir_lite.training import Schedule, decay_groups, fit, is_complete, load_weights, read_history
@@ -92,16 +92,23 @@ def _unlocked(cfg: Config, settings: Atf) -> BackboneSettings:
 def train_clip4cir(cfg: Config) -> pd.DataFrame:
     """The rival CLIP4Cir: its stage 1 in `clip4cir/`, then its Combiner in `combiner/`, whose history is returned."""
     if not _is_done(cfg, "clip4cir", cfg.clip4cir):
-        model = Composed(load_start(cfg), PooledSum())
+        backbone = load_start(cfg)
+        model = Composed(backbone, PooledSum(), **_temperature(cfg.clip4cir, backbone))
         groups = decay_groups(model, cfg.clip4cir.weight_decay)
         _train_composed(cfg, "clip4cir", "CLIP4Cir", cfg.clip4cir, model, groups)
     if _is_done(cfg, "combiner", cfg.combiner):
         return read_history(cfg.run_dir / "combiner")
     torch.manual_seed(cfg.seed)
     backbone = combined_backbone(cfg)
-    model = Composed(backbone, Combiner(backbone.dim))
+    model = Composed(backbone, Combiner(backbone.dim), **_temperature(cfg.combiner, backbone))
     groups = decay_groups(model, cfg.combiner.weight_decay)
     return _train_composed(cfg, "combiner", "Combiner", cfg.combiner, model, groups)
+
+
+def _temperature(settings: Rival, backbone: Backbone | Frozen) -> dict:
+    """CLIP4Cir's 1 / tau: 100 as published, or learned from the backbone's own."""
+    learned = settings.temperature == "learned"
+    return {"scale": backbone.logit_scale.item() if learned else CLIP4CIR_SCALE, "learned": learned}
 
 
 def train_pic2word(cfg: Config) -> pd.DataFrame:
@@ -110,7 +117,8 @@ def train_pic2word(cfg: Config) -> pd.DataFrame:
         return read_history(cfg.run_dir / "pic2word")
     data = prepare_data(cfg)
     torch.manual_seed(cfg.seed)
-    model = Pic2Word(load_frozen(cfg))
+    backbone = load_frozen(cfg)
+    model = Pic2Word(backbone, backbone.logit_scale.item() if cfg.pic2word.temperature == "learned" else None)
     shown = {n: triplet for triplet in data.kept for n in (triplet.reference_name, triplet.target_name)}
     columns = {"images": [data.train.images[name] for name in shown]}
     groups = decay_groups(model, cfg.pic2word.weight_decay)
@@ -156,8 +164,9 @@ def _is_done(cfg: Config, name: str, settings: Training) -> bool:
     return (folder / "metrics.json").is_file() and is_complete(folder, settings.epochs)
 
 
-def _schedule(settings) -> Schedule:
-    return Schedule(settings.epochs, settings.lr, settings.weight_decay, settings.warmup)
+def _schedule(settings: Training) -> Schedule:
+    decay = settings.decay if isinstance(settings, Rival) else "cosine"
+    return Schedule(settings.epochs, settings.lr, settings.weight_decay, settings.warmup, decay)
 
 
 def _loaders(cfg: Config, columns, triplets, backbone: Backbone | Frozen, batch: int):

@@ -5,6 +5,7 @@
 """
 
 import gzip
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from tmcir_lite.atf import ATF
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.baselines import image_only, text_only, weighted_sum
 from tmcir_lite.composed import Composed
-from tmcir_lite.config import Config, load_config
+from tmcir_lite.config import Config, load_config, pick_device
 from tmcir_lite.datasets import Split
 from tmcir_lite.evaluation import answers, evaluate_split
 from tmcir_lite.features import joined
@@ -195,8 +196,13 @@ def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: 
 
 def _link(link: Path, target: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.exists():
+    if link.exists():
+        return
+    try:
         link.symlink_to(target.resolve(), target_is_directory=True)
+    except OSError:  # not every file system has links
+        shutil.copytree(target, link.with_name(f"{link.name}.partial"), dirs_exist_ok=True)
+        link.with_name(f"{link.name}.partial").rename(link)
 
 
 def _train(cfg: Config, cell: Cell) -> tuple[Backbone | Frozen, Method, dict[str, float]]:
@@ -237,10 +243,10 @@ def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
     """Of 512 queries of a split: milliseconds a query for the fusion; and, of ATF, words merged (%) and tokens left."""
     if not isinstance(model, Composed):
         return {}
-    some = run_data.sample(split.triplets, 512, seed=0)
+    some, device = run_data.sample(split.triplets, 512, seed=0), pick_device(cfg.device)
     references = model.backbone.load([split.images[t.reference_name] for t in some])
-    image = model.backbone.image(references)
-    text = model.backbone.text(model.backbone.tokenize(joined(some, cfg.data.val_captions)))
+    image = model.backbone.image(references.to(device))
+    text = model.backbone.text(model.backbone.tokenize(joined(some, cfg.data.val_captions)).to(device))
     cost = {"fusion_ms": 1000 * min(seconds(partial(model.fusion, image, text)) for _ in range(3)) / len(some)}
     if not isinstance(model.fusion, ATF):
         return cost

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -23,19 +22,21 @@ from tmcir_lite.progress import watched
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """AdamW with linear warm-up over the first `warmup` share of the steps, then cosine decay to zero."""
+    """AdamW with linear warm-up over the first `warmup` share of the steps, then cosine decay to zero, or none."""
 
     epochs: int
     lr: float
     weight_decay: float = 0.0
     warmup: float = 0.1
+    decay: str = "cosine"
+    """Or "none": the rate stays at `lr`."""
 
     def factor(self, step: int, steps: int) -> float:
         """The share of `lr` to use at a step (from 0) out of `steps`."""
         warm = max(1, round(self.warmup * steps))
         if step < warm:
             return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        return 1.0 if self.decay == "none" else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def fit(
@@ -60,7 +61,8 @@ def fit(
     was interrupted ends with the same weights as one that was not.
 
     Args:
-        model: trained in place; on return it holds the last epoch's weights.
+        model: trained in place; on return it holds the last epoch's weights. If it has an `after_step`, that is called
+            after each step (`losses.Contrastive`).
         batches: epoch (from 1) -> loader of dictionaries of tensors; every epoch has the same length.
         folder: receives `history.csv`, `best.safetensors`, `last.safetensors` and, while running, `checkpoint/`.
         validate: called after every epoch (and before the first); measures on data held out of *train*.
@@ -70,15 +72,18 @@ def fit(
             the model is then a `losses.Contrastive`. None: the whole batch.
 
     Raises:
-        InputError: the checkpoint is of another model or schedule; or the loss is not finite.
+        InputError: the checkpoint is of another model, schedule or number of processes; an epoch gives some process no
+            batch; or the loss is not finite.
     """
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if device.type == "cuda" else "no")
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if has_bf16(device) else "no")
     optimizer = torch.optim.AdamW(list(groups or decay_groups(model, schedule.weight_decay)), lr=schedule.lr)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    checkpoint = _Checkpoint(Path(folder), model, optimizer, {**dataclasses.asdict(schedule), "seed": seed})
+    settings = {**dataclasses.asdict(schedule), "seed": seed, "processes": accelerator.num_processes}
+    checkpoint = _Checkpoint(Path(folder), model, optimizer, settings)
     history = checkpoint.load()
+    model.eval()
     if not history:
         history.append({"epoch": 0, **validate()})
         if accelerator.is_main_process:
@@ -88,6 +93,9 @@ def fit(
         torch.manual_seed(1_000_003 * seed + epoch)
         model.train()
         loader = accelerator.prepare_data_loader(batches(epoch))
+        if not len(loader):
+            raise InputError(f"{title}: an epoch has fewer batches than the {accelerator.num_processes} processes; "
+                             "lower this stage's batch, which each process takes")  # fmt: skip
         loss = _epoch(wrapped, loader, optimizer, accelerator, schedule, epoch, title, chunk)
         model.eval()
         row = {"epoch": epoch, "loss": loss, "seconds": round(time.perf_counter() - started, 1), **validate()}
@@ -100,6 +108,11 @@ def fit(
         checkpoint.finish()
     accelerator.wait_for_everyone()
     return pd.DataFrame(history)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether this is a GPU that computes with bf16; older ones only emulate it, slower than single precision."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def decay_groups(model: nn.Module, weight_decay: float, lr: float | None = None) -> list[dict]:
@@ -128,6 +141,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def _epoch(model, loader, optimizer, accelerator, schedule, epoch, title, chunk) -> float:
     total, steps = 0.0, len(loader)
+    after_step = getattr(accelerator.unwrap_model(model), "after_step", lambda: None)
     for index, batch in enumerate(tqdm(loader, desc=f"{title} {epoch}/{schedule.epochs}", disable=not watched())):
         factor = schedule.factor((epoch - 1) * steps + index, schedule.epochs * steps)
         for group in optimizer.param_groups:
@@ -135,6 +149,7 @@ def _epoch(model, loader, optimizer, accelerator, schedule, epoch, title, chunk)
         loss = cached_backward(accelerator, model, batch, chunk)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        after_step()
         optimizer.zero_grad()
         total += loss.item()
     if not math.isfinite(total):
@@ -147,9 +162,9 @@ def cached_backward(accelerator: Accelerator, model: nn.Module, batch: dict, chu
 
     A contrastive loss needs the features of the whole batch at once, but not their activations. With `chunk` the batch
     is encoded in parts without activations, the loss is differentiated at the features, and each part is encoded once
-    more to carry its share on to the weights (gradient caching, Gao et al. 2021, arXiv 2101.06983): the same gradient
-    in the memory of a part, for one more forward pass. Adding up the losses of parts instead would lose the negatives
-    between them.
+    more, with the same random numbers (dropout), to carry its share on to the weights (gradient caching, Gao et al.
+    2021, arXiv 2101.06983): the same gradient in the memory of a part, for one more forward pass. Adding up the losses
+    of parts instead would lose the negatives between them.
     """
     size = len(next(iter(batch.values())))
     if chunk is None or chunk >= size:
@@ -157,19 +172,33 @@ def cached_backward(accelerator: Accelerator, model: nn.Module, batch: dict, chu
         accelerator.backward(loss)
         return loss
     parts = [{name: value[start : start + chunk] for name, value in batch.items()} for start in range(0, size, chunk)]
-    inner = accelerator.unwrap_model(model)
+    inner, states, features = accelerator.unwrap_model(model), [], []
     with torch.no_grad(), accelerator.autocast():
-        sides = zip(*(inner.pairs(**part) for part in parts), strict=True)
-        a, b = (torch.cat(side).float().requires_grad_() for side in sides)
+        for part in parts:
+            states.append(_random_state(accelerator.device))
+            features.append(inner.pairs(**part))
+        a, b = (torch.cat(side).float().requires_grad_() for side in zip(*features, strict=True))
         scale = inner.logit_scale.detach().clone().requires_grad_()
     with torch.enable_grad():
         loss = inner.loss(a, b, scale)
     at_a, at_b, at_scale = torch.autograd.grad(loss, (a, b, scale))
-    shares = zip(parts, at_a.split(chunk), at_b.split(chunk), strict=True)
-    for number, (part, part_a, part_b) in enumerate(shares, 1):
+    shares = zip(parts, states, at_a.split(chunk), at_b.split(chunk), strict=True)
+    for number, (part, state, part_a, part_b) in enumerate(shares, 1):
+        _set_random_state(accelerator.device, state)
         with nullcontext() if number == len(parts) else accelerator.no_sync(model):
             accelerator.backward(model(cached=(part_a, part_b, at_scale / len(parts)), **part))
     return loss.detach()
+
+
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    """The state of the random numbers that a forward pass draws from: the CPU's, then a GPU's own."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_state(device: torch.device, state: list[torch.Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
 
 
 def _log(title: str, epochs: int, row: dict) -> None:
@@ -182,7 +211,7 @@ class _Checkpoint:
 
     def __init__(self, folder: Path, model: nn.Module, optimizer, settings: dict):
         self._folder, self._model, self._optimizer, self._settings = folder, model, optimizer, settings
-        self._state = folder / "checkpoint" / "state.json"
+        self._state, self._last = folder / "checkpoint" / "state.json", folder / "last.safetensors"
 
     def load(self) -> list[dict]:
         """The history so far (empty at a fresh start), with model and optimizer set to its end."""
@@ -190,10 +219,13 @@ class _Checkpoint:
             return []
         state = read_json(self._state)
         if state["settings"] != self._settings:
-            changed = [key for key, value in self._settings.items() if state["settings"].get(key) != value]
+            there = state["settings"]
+            changed = [f"{key}: {there.get(key)} there, {value} now"
+                       for key, value in self._settings.items() if there.get(key) != value]  # fmt: skip
             raise InputError(f"{self._state}: this training began with other settings ({', '.join(changed)}); "
-                             "give the run another name or remove the folder")  # fmt: skip
-        load_weights(self._model, self._file("model", state["epoch"]))
+                             "go on with those, give the run another name or remove the folder")  # fmt: skip
+        saved = self._file("model", state["epoch"])
+        load_weights(self._model, saved if saved.is_file() else self._last)  # renamed by `finish`
         if 0 < state["epoch"] < self._settings["epochs"]:  # a finished training keeps no optimizer
             _set_optimizer(self._optimizer, load_file(self._file("optimizer", state["epoch"])))
         return state["history"]
@@ -215,11 +247,10 @@ class _Checkpoint:
 
     def finish(self) -> None:
         """Keeps the last weights and drops what only resuming needs."""
-        state = read_json(self._state)
-        last, saved = self._folder / "last.safetensors", self._file("model", state["epoch"])
-        if not last.exists():
-            os.link(saved, last)
-        self._file("optimizer", state["epoch"]).unlink(missing_ok=True)
+        epoch = read_json(self._state)["epoch"]
+        if not self._last.is_file():
+            self._file("model", epoch).replace(self._last)
+        self._file("optimizer", epoch).unlink(missing_ok=True)
 
     def _file(self, kind: str, epoch: int) -> Path:
         return self._state.with_name(f"{kind}-{epoch}.safetensors")
