@@ -78,13 +78,12 @@ class TestRanks:
 
     def test_no_rank_is_0_where_the_reference_is_the_target_but_for_rounding(self):
         generator = torch.Generator().manual_seed(0)
-        gallery = torch.randn(400, 96, generator=generator)
-        queries = torch.randn(200, 96, generator=generator)
-        target = torch.arange(200)
-        toward = F.normalize(queries, dim=1) * gallery[:200].norm(dim=1, keepdim=True)
-        for step in torch.linspace(5e-7, 2e-6, 40):  # the masked one lies about as far off as counts as a tie
-            gallery[200:] = gallery[:200] - step * toward
-            assert target_ranks(queries, gallery, target, target + 200).min() >= 1
+        queries = F.normalize(torch.randn(300, 96, generator=generator), dim=1)
+        images = F.normalize(queries + 0.1 * torch.randn(300, 96, generator=generator), dim=1)
+        for step in torch.linspace(1e-6, 4e-6, 40):  # the masked one lies about as far off as counts as a tie
+            gallery = torch.cat([images, images - step * queries])
+            ranks = target_ranks(queries, gallery, torch.arange(300), torch.arange(300, 600))
+            assert ranks.tolist() == [1] * 300
 
     gallery = directions(0, 10, 30, 60, 180)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tmcir_lite.files import InputError
-from tmcir_lite.training import Schedule, fit, is_complete, load_weights, read_history
+from tmcir_lite.training import Schedule, chosen_epoch, fit, is_complete, load_weights, read_history
 
 SCHEDULE = Schedule(epochs=4, lr=0.05)
 
@@ -72,12 +72,12 @@ def test_running_a_finished_training_again_changes_nothing(tmp_path):
     pd.testing.assert_frame_equal(first, again)
 
 
-def test_best_is_by_score_and_last_is_last(tmp_path):
+def test_chosen_is_by_score_and_last_is_last(tmp_path):
     model, history = train(tmp_path)
-    best, last = Line(), Line()
-    load_weights(best, tmp_path / "best.safetensors")
+    chosen, last = Line(), Line()
+    load_weights(chosen, tmp_path / "chosen.safetensors")
     load_weights(last, tmp_path / "last.safetensors")
-    norm = -sum(p.detach().square().sum().item() for p in best.parameters())
+    norm = -sum(p.detach().square().sum().item() for p in chosen.parameters())
     assert norm == pytest.approx(history["score"].max(), rel=1e-5)
     assert all(torch.equal(a, b) for a, b in zip(last.parameters(), model.parameters(), strict=True))
 
@@ -128,7 +128,7 @@ def test_infinite_loss_stops(tmp_path):
 def test_weights_of_another_architecture_are_refused(tmp_path):
     train(tmp_path)
     with pytest.raises(InputError, match="another architecture"):
-        load_weights(nn.Linear(2, 2), tmp_path / "best.safetensors")
+        load_weights(nn.Linear(2, 2), tmp_path / "chosen.safetensors")
     with pytest.raises(InputError, match="no such weights"):
         load_weights(nn.Linear(2, 2), tmp_path / "absent.safetensors")
 
@@ -145,3 +145,24 @@ def test_warm_up_then_cosine():
 def test_a_rate_without_decay_stays():
     schedule = Schedule(epochs=1, lr=1.0, warmup=0.2, decay="none")
     assert [schedule.factor(step, 10) for step in range(10)] == [0.5] + [1.0] * 9
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ([80.0, 84.0, 83.9, 83.5], 3),  # within 1.7 points of the highest: the last of them
+        ([80.0, 84.0, 83.9, 82.2], 2),
+        ([84.0, 83.0, 82.0, 82.2], 1),
+        ([84.0, 82.0, 82.0, 82.2], 0),
+        ([10.0, 20.0, 30.0, 90.0], 3),
+    ],
+)
+def test_the_last_epoch_that_is_not_clearly_worse_is_chosen(scores, chosen):
+    history = pd.DataFrame({"epoch": range(4), "score": scores, "standard_error": 1.7})
+    assert chosen_epoch(history, "score") == chosen
+    grown = [chosen_epoch(history[: n + 1], "score") == n for n in range(4)]
+    assert max(n for n in range(4) if grown[n]) == chosen  # whose weights were kept last
+
+
+def test_without_an_error_the_highest_score_is_chosen():
+    assert chosen_epoch(pd.DataFrame({"epoch": [0, 1, 2], "score": [1.0, 3.0, 2.9]}), "score") == 1

@@ -11,15 +11,24 @@ from tmcir_lite.evaluation import recall, target_ranks
 from tmcir_lite.features import encode_captions, encode_images, encode_queries
 from tmcir_lite.losses import Contrastive
 from tmcir_lite.run_data import Data
-from tmcir_lite.training import read_history
+from tmcir_lite.training import chosen_epoch, read_history
 
 
-def heldout_recall(cfg: Config, model: Contrastive, data: Data) -> float:
-    """Recall of a model's queries on held-out train: its references and targets the gallery, the reference masked."""
+def heldout_recall(cfg: Config, model: Contrastive, data: Data) -> dict[str, float]:
+    """Recall of a model's queries on held-out train: its references and targets the gallery, the reference masked.
+
+    Returns:
+        A history's columns: the recall, under `score_name`, and its `standard_error`, both in %.
+    """
     gallery, target, reference = _heldout_gallery(data)
     features = encode_images(model.backbone, [data.train.images[name] for name in gallery])
     queries = encode_queries(model, data.held, data.train.images, cfg.data.val_captions)
-    return recall(target_ranks(queries, features, target, reference), cfg.evaluation.choose_at)
+    return scored(cfg, data, recall(target_ranks(queries, features, target, reference), cfg.evaluation.choose_at))
+
+
+def scored(cfg: Config, data: Data, score: float) -> dict[str, float]:
+    """A recall on held-out train as columns of a history; with that of a share p of n queries, sqrt(p (1 - p) / n)."""
+    return {score_name(cfg): score, "standard_error": (score * (100 - score) / len(data.held)) ** 0.5}
 
 
 def _heldout_gallery(data: Data) -> tuple[list[str], torch.Tensor, torch.Tensor]:
@@ -43,14 +52,13 @@ def tune_weight(cfg: Config, backbone: Backbone, data: Data) -> tuple[float, flo
 def start_weight(cfg: Config) -> float:
     """The text's weight in the sum that stage 2 starts from: the best on held-out train after IACMA."""
     history = read_history(cfg.run_dir / "iacma")
-    epoch = best_epoch(history) if cfg.iacma.keep == "best" else history["epoch"].max()
+    epoch = kept_epoch(history) if cfg.iacma.keep == "chosen" else history["epoch"].max()
     return float(history.set_index("epoch").loc[epoch, "text_weight"])
 
 
-def best_epoch(history: pd.DataFrame) -> int:
-    """The epoch whose weights `fit` kept as best: the latest of those with the highest held-out recall."""
-    scores = heldout(history)
-    return int(history["epoch"][scores == scores.max()].max())
+def kept_epoch(history: pd.DataFrame) -> int:
+    """The epoch whose weights `fit` kept, by held-out recall."""
+    return chosen_epoch(history, heldout(history).name)
 
 
 def heldout(history: pd.DataFrame) -> pd.Series:

@@ -133,7 +133,7 @@ class Iacma(Training):
     symmetric: bool
     images: Literal["pseudo", "real", "mixed"]
     token_weight: NonNegative
-    keep: Literal["best", "last"]
+    keep: Literal["chosen", "last"]
 
     @field_validator("token_weight")
     @classmethod

@@ -134,7 +134,7 @@ def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]
     )
     stage1, combiner = load_clip4cir(cfg)
     yield combiner.backbone, [Method("CLIP4Cir, stage 1", stage1), Method("CLIP4Cir", combiner)]
-    for epoch, last in (("best", False), ("last", True)):
+    for epoch, last in (("chosen", False), ("last", True)):
         aligned = load_aligned(cfg, last)
         weight = tune_weight(cfg, aligned, data)[0]
         yield aligned, [Method(f"IACMA ({epoch} epoch), weighted sum", weighted_sum(weight), weight)]

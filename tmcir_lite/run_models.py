@@ -21,7 +21,7 @@ def load_start(cfg: Config) -> Backbone:
 
 
 def load_aligned(cfg: Config, last: bool | None = None) -> Backbone:
-    """The backbone after IACMA: of its best epoch on held-out train or its last one; None: as `iacma.keep` says."""
+    """The backbone after IACMA: of the epoch chosen on held-out train or the last one; None: as `iacma.keep` says."""
     last = cfg.iacma.keep == "last" if last is None else last
     return _ready(cfg, load_backbone(_aligned(cfg, last), target_pad=cfg.backbone.target_pad))
 
@@ -55,7 +55,7 @@ def _ready(cfg: Config, backbone: Backbone) -> Backbone:
 
 
 def load_trained(cfg: Config, backbone: Frozen | None = None) -> Composed:
-    """TMCIR after both stages: the best epoch on held-out train.
+    """TMCIR after both stages: the epoch chosen on held-out train.
 
     Args:
         backbone: to be taken where the encoders were not trained with the fusion; None: loaded again.
@@ -64,12 +64,12 @@ def load_trained(cfg: Config, backbone: Frozen | None = None) -> Composed:
 
 
 def load_control(cfg: Config) -> Composed:
-    """The control, merging off: its best epoch."""
+    """The control, merging off: its chosen epoch."""
     return _load_fusion(cfg, "control")
 
 
 def load_sum(cfg: Config) -> Composed:
-    """The control without a fusion: its best epoch."""
+    """The control without a fusion: its chosen epoch."""
     return _load_fusion(cfg, "sum")
 
 
@@ -87,7 +87,7 @@ def fusion_settings(cfg: Config, name: str) -> Atf:
 
 
 def load_clip4cir(cfg: Config) -> tuple[Composed, Composed]:
-    """CLIP4Cir after its stage 1, and with its Combiner: the best epochs. Their encoders are the same."""
+    """CLIP4Cir after its stage 1, and with its Combiner: the chosen epochs. Their encoders are the same."""
     return (
         _load(cfg, "clip4cir", _sum, combined_backbone(cfg)),
         _load(cfg, "combiner", lambda backbone: Combiner(backbone.dim), combined_backbone(cfg)),
@@ -95,7 +95,7 @@ def load_clip4cir(cfg: Config) -> tuple[Composed, Composed]:
 
 
 def combined_backbone(cfg: Config) -> Frozen:
-    """The encoders of CLIP4Cir's stage 1 (its best epoch), on which its Combiner is trained."""
+    """The encoders of CLIP4Cir's stage 1 (its chosen epoch), on which its Combiner is trained."""
     return _frozen(_local(cfg.run_dir / "clip4cir" / "model"), None, cfg.backbone.target_pad, pick_device(cfg.device))
 
 
@@ -104,7 +104,7 @@ def _sum(backbone: Backbone) -> PooledSum:
 
 
 def load_trained_pic2word(cfg: Config) -> Pic2Word:
-    """Pic2Word on the backbone that the run started from: its best epoch."""
+    """Pic2Word on the backbone that the run started from: its chosen epoch."""
     return load_pic2word(cfg.run_dir / "pic2word" / "model", load_frozen(cfg)).to(pick_device(cfg.device)).eval()
 
 

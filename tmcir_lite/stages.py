@@ -5,7 +5,7 @@ import torch
 
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.batches import train_loader
-from tmcir_lite.choices import best_epoch, heldout, heldout_recall, score_name, start_weight, tune_weight
+from tmcir_lite.choices import heldout, heldout_recall, kept_epoch, score_name, scored, start_weight, tune_weight
 from tmcir_lite.composed import Composed, build_fusion
 from tmcir_lite.config import Atf, Config, Rival, Training, pick_device
 from tmcir_lite.config import Backbone as BackboneSettings
@@ -33,9 +33,9 @@ def make_pseudo_targets(cfg: Config) -> list[dict]:
 
 
 def train_iacma(cfg: Config) -> pd.DataFrame:
-    """Stage 1. Leaves the encoders of best and last epoch in `iacma/model` and `iacma/model_last`; returns the history.
+    """Stage 1. Leaves the encoders of chosen and last epoch in `iacma/model`, `iacma/model_last`; returns the history.
 
-    The best epoch is chosen on held-out train and may be 0: then no epoch was better than the encoders at the start.
+    An epoch is chosen on held-out train (`training.chosen_epoch`) and may be 0: then all others were clearly worse.
     """
     if _is_done(cfg, "iacma", cfg.iacma):
         return read_history(cfg.run_dir / "iacma")
@@ -47,14 +47,14 @@ def train_iacma(cfg: Config) -> pd.DataFrame:
 
     def validate():
         weight, score, _ = tune_weight(cfg, backbone, data)
-        return {score_name(cfg): score, "text_weight": weight}
+        return {**scored(cfg, data, score), "text_weight": weight}
 
     groups = decay_groups(model, cfg.iacma.weight_decay)
     return _train(cfg, "iacma", "IACMA", cfg.iacma, model, columns, kept, groups, validate, saved=backbone)
 
 
 def train_atf(cfg: Config) -> pd.DataFrame:
-    """Stage 2. Leaves best and last epoch's models in `atf/model` and `atf/model_last`; returns the history."""
+    """Stage 2. Leaves chosen and last epoch's models in `atf/model` and `atf/model_last`; returns the history."""
     return _train_fusion(cfg, "atf", "ATF")
 
 
@@ -123,7 +123,7 @@ def train_pic2word(cfg: Config) -> pd.DataFrame:
     columns = {"images": [data.train.images[name] for name in shown]}
     groups = decay_groups(model, cfg.pic2word.weight_decay)
     return _train(cfg, "pic2word", "Pic2Word", cfg.pic2word, model, columns, [*shown.values()], groups,
-                  lambda: {score_name(cfg): heldout_recall(cfg, model, data)})  # fmt: skip
+                  lambda: heldout_recall(cfg, model, data))  # fmt: skip
 
 
 def _train_composed(cfg: Config, name: str, title: str, settings: Training, model: Composed, groups) -> pd.DataFrame:
@@ -134,13 +134,13 @@ def _train_composed(cfg: Config, name: str, title: str, settings: Training, mode
         "targets": [data.train.images[triplet.target_name] for triplet in data.kept],
     }
     return _train(cfg, name, title, settings, model, columns, data.kept, groups,
-                  lambda: {score_name(cfg): heldout_recall(cfg, model, data)})  # fmt: skip
+                  lambda: heldout_recall(cfg, model, data))  # fmt: skip
 
 
 def _train(
     cfg: Config, name: str, title: str, settings: Training, model, columns, triplets, groups, validate, saved=None
 ) -> pd.DataFrame:
-    """Trains `model` in the run's folder `name`; leaves best and last epoch of `saved` (it, or a part) and metrics."""
+    """Trains `model` in the run's folder `name`; leaves chosen and last epoch of `saved` (it or a part), metrics."""
     folder, device = cfg.run_dir / name, pick_device(cfg.device)
     history = fit(
         model, _loaders(cfg, columns, triplets, model.backbone, settings.batch), _schedule(settings), folder,
@@ -149,12 +149,13 @@ def _train(
     )  # fmt: skip
     with main_only(device) as writes:
         if writes:
-            for weights, kept in (("last", "model_last"), ("best", "model")):
+            for weights, kept in (("last", "model_last"), ("chosen", "model")):
                 load_weights(model, folder / f"{weights}.safetensors")
                 (saved or model).save(folder / kept)
-            best = best_epoch(history)
+            epoch = kept_epoch(history)
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            metrics = {"best_epoch": best, score_name(cfg): float(heldout(history).max()), "parameters": trained}
+            score = float(heldout(history)[history["epoch"] == epoch].item())
+            metrics = {"epoch": epoch, score_name(cfg): score, "parameters": trained}
             write_json(folder / "metrics.json", metrics)
     return history
 

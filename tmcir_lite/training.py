@@ -64,9 +64,9 @@ def fit(
         model: trained in place; on return it holds the last epoch's weights. If it has an `after_step`, that is called
             after each step (`losses.Contrastive`).
         batches: epoch (from 1) -> loader of dictionaries of tensors; every epoch has the same length.
-        folder: receives `history.csv`, `best.safetensors`, `last.safetensors` and, while running, `checkpoint/`.
+        folder: receives `history.csv`, `chosen.safetensors`, `last.safetensors` and, while running, `checkpoint/`.
         validate: called after every epoch (and before the first); measures on data held out of *train*.
-        score: the entry of what `validate` returns whose highest value chooses the best epoch.
+        score: the entry of what `validate` returns that decides which epoch is kept, see `chosen_epoch`.
         groups: AdamW parameter groups; by default all parameters, without weight decay on vectors and scalars.
         chunk: examples whose activations are held at once, for a batch that memory cannot hold (`cached_backward`);
             the model is then a `losses.Contrastive`. None: the whole batch.
@@ -237,8 +237,8 @@ class _Checkpoint:
         _save_tensors(weights, self._file("model", epoch))
         if epoch:
             _save_tensors(_optimizer_tensors(self._optimizer), self._file("optimizer", epoch))
-        if history[-1][score] >= max(row[score] for row in history):
-            _save_tensors(weights, self._folder / "best.safetensors")
+        if chosen_epoch(pd.DataFrame(history), score) == epoch:
+            _save_tensors(weights, self._folder / "chosen.safetensors")
         with atomic(self._folder / "history.csv") as path:
             pd.DataFrame(history).to_csv(path, index=False)
         write_json(self._state, {"epoch": epoch, "settings": self._settings, "history": history})
@@ -285,6 +285,20 @@ def read_history(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: no history; run the stage that writes it first")
     return pd.read_csv(path)
+
+
+def chosen_epoch(history: pd.DataFrame, score: str) -> int:
+    """The last of the epochs whose score is within one standard error of the highest.
+
+    Smaller differences say nothing, and which epoch has the highest score then hangs on a single query, or on a
+    processor's rounding. Of equals the last: its learning rate has come down, so its weights move the least.
+
+    Args:
+        history: of `fit`. Its column `standard_error` is that of the score; without one it is taken as 0.
+    """
+    best = history[score].idxmax()
+    error = history.get("standard_error", pd.Series(0.0, history.index))
+    return int(history["epoch"][history[score] >= history[score][best] - error[best]].max())
 
 
 def is_complete(folder: Path, epochs: int) -> bool:
