@@ -85,7 +85,7 @@ def test_learned_sum_is_atf_without_what_fusion_adds():
     q = start(image, text)
     torch.testing.assert_close(q, CrossAttention(8, residual=True, text_weight=0.25, heads=2)(image, text))
     q.sum().backward()
-    assert start.text_logit.grad != 0
+    assert start.text_logit.grad.abs() > 0
 
 
 def test_cross_attention_is_as_large_as_token_fusion(cfg):
