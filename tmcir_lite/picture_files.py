@@ -18,8 +18,11 @@ class PictureFolder:
         self.folder, self._others = folder, []
         self._at: dict[str, list[Path]] = {}
         self._named: dict[str, list[Path]] = {}
-        for path in _files_below(folder):
-            if path.suffix.lower() in picture_suffixes():
+        known = picture_suffixes()
+        for path, hidden in files_below(folder):
+            if hidden:
+                continue
+            if path.suffix.lower() in known:
                 self._at.setdefault(str(path.with_suffix("")), []).append(path)
                 self._named.setdefault(path.stem, []).append(path)
             else:
@@ -88,15 +91,17 @@ class PictureFolder:
         other = next((path for path in there[1:] if not filecmp.cmp(there[0], path, shallow=False)), None)
         if other:
             return f"{there[0]} and {other} differ; remove the one that is not meant"
-        try:
-            status = there[0].stat()
-        except OSError as error:
-            return f"{there[0]}: {error.strerror}"
+        if not there[0].is_file():
+            return f"{there[0]}: not a file, or a link that leads nowhere"
+        status = there[0].stat()
         return _problem(there[0], status.st_size, status.st_mtime_ns) or there[0]
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Files in a fixed order, but for hidden ones; links to folders are followed, each folder is visited once."""
+def files_below(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """All files in a fixed order, and whether they or a folder on the way to them are hidden (`._x.png`).
+
+    Links to folders are followed, and each folder is visited once.
+    """
     seen = set()
     for base, folders, files in os.walk(folder, followlinks=True):
         identity = os.path.realpath(base)
@@ -104,8 +109,9 @@ def _files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(identity)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(base, name) for name in sorted(files) if not name.startswith("."))
+        folders.sort()
+        within = any(part.startswith(".") for part in Path(base).relative_to(folder).parts)
+        yield from ((Path(base, name), within or name.startswith(".")) for name in sorted(files))
 
 
 @functools.cache
