@@ -9,11 +9,12 @@ from PIL import Image
 from tmcir_lite import retrieval
 from tmcir_lite.__main__ import main
 from tmcir_lite.files import InputError
+from tmcir_lite.frozen import Frozen
 from tmcir_lite.retrieval import ExactIndex, FaissIndex, gallery_features
 from tmcir_lite.run_data import prepare_data
 from tmcir_lite.run_models import load_trained
 from tmcir_lite.search import Found, search, show
-from tmcir_lite.transforms import pixels
+from tmcir_lite.transforms import load_image, load_photo, pixels
 
 TEXT = "is red with longer sleeves"
 
@@ -210,3 +211,14 @@ class TestIndices:
         red = gallery_features(backbone, [picture], tmp_path / "kept").clone()
         Image.new("RGB", (65, 64), "blue").save(picture)
         assert not torch.allclose(red, gallery_features(backbone, [picture], tmp_path / "kept"))
+
+    def test_features_of_a_picture_read_in_two_ways_are_kept_apart(self, cfg, tmp_path):
+        picture = tmp_path / "a.png"
+        Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(picture)
+        backbone = load_trained(cfg).backbone
+        frozen = Frozen(backbone)
+        for read in (lambda reader: gallery_features(backbone, [picture], tmp_path / "kept", reader),
+                     lambda reader: frozen.load([picture], reader)):  # fmt: skip
+            one, other = read(load_image).clone(), read(load_photo).clone()
+            assert not torch.allclose(one, other)
+            assert torch.equal(one, read(load_image))

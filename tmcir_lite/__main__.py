@@ -141,10 +141,8 @@ def _circo(options: argparse.Namespace) -> int:
     scores = mean_average_precision(rank(model, val, folder), val.targets)
     write_json(folder / "val.json", scores)
     write_submission(test, rank(model, test, folder), folder / "submission.json")
-    print(
-        f"val, {len(val.triplets)} queries, text: the relative caption alone:",
-        ", ".join(f"{name} {value:.2f}" for name, value in scores.items()),
-    )
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+    print(f"val, {len(val.triplets)} queries, the relative caption alone: {shown}")
     print(f"for the server: {folder / 'submission.json'}")
     return 0
 
