@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tmcir_lite.__main__ import main
@@ -39,6 +41,19 @@ def test_average_precision_by_hand():
     assert average_precision(ranking, ["b"], 5) == pytest.approx(1 / 3)
 
 
+@given(st.lists(st.integers(0, 9), max_size=60), st.lists(st.integers(0, 9), min_size=1), st.integers(1, 50))
+def test_no_ranking_is_better_than_perfect_whatever_stands_twice(ranking, targets, k):
+    found = average_precision(ranking, targets, k)
+    assert 0 <= found <= 1
+    assert found == average_precision(ranking, list(set(targets)), k)
+
+
+def test_what_stands_twice_counts_once():
+    assert average_precision(["a", "a"], ["a"], 5) == 1
+    assert average_precision(["a", "a", "b"], ["a", "b"], 5) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(["a", "b"], ["a", "a", "b"], 5) == 1
+
+
 def test_the_mean_is_in_percent():
     scores = mean_average_precision([["a", "b"], ["x", "a"]], [["a"], ["a"]])
     assert scores == {f"mAP@{k}": pytest.approx(75.0) for k in (5, 10, 25, 50)}
@@ -54,7 +69,9 @@ def test_is_read_as_written(folder):
 
 def test_the_command_leaves_scores_and_the_servers_file(folder, cfg, capsys):
     assert main(["circo", "--run", str(cfg.run_dir), "--root", str(folder)]) == 0
-    assert "mAP@50" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "mAP@50" in printed
+    assert "the relative caption alone" in printed
     written = json.loads((cfg.run_dir / "evaluation" / "circo" / "submission.json").read_text())
     assert list(written) == ["0", "1", "2"]
     assert all(len(set(ids)) == 50 and all(isinstance(i, int) for i in ids) for ids in written.values())
@@ -75,9 +92,29 @@ def test_bad_input_is_named(folder):
     path.write_text(json.dumps([records[0] | {"gt_img_ids": [5]}]))
     with pytest.raises(InputError, match="record 0: picture 5 is not in the gallery"):
         load_circo(folder, "val")
+    for record, words in (
+        ([*records, records[1]], "record 3: query 1 stands twice"),
+        ([records[0] | {"gt_img_ids": []}], "record 0: query 0 has no right answer"),
+        ([records[0] | {"gt_img_ids": None}], "record 0: not as CIRCO writes it"),
+        (["x"], "record 0: not as CIRCO writes it"),
+        ({"images": []}, "not a list of queries"),
+        ([], "not a list of queries"),
+    ):
+        path.write_text(json.dumps(record))
+        with pytest.raises(InputError, match=words):
+            load_circo(folder, "val")
+    path.write_text(json.dumps([records[0] | {"gt_img_ids": [110, 110]}]))
+    assert load_circo(folder, "val").targets == [("110",)]
     path.write_text(json.dumps([{"id": 1}]))
     with pytest.raises(InputError, match="record 0: no key 'reference_img_id'"):
         load_circo(folder, "val")
+    gallery = folder / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json"
+    info = json.loads(gallery.read_text())
+    for content, words in (({"images": info["images"] * 2}, "picture 100 stands twice"), ([], "no list of images")):
+        gallery.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=words):
+            load_circo(folder, "val")
+    gallery.write_text(json.dumps(info))
     next((folder / "COCO2017_unlabeled" / "unlabeled2017").iterdir()).unlink()
     with pytest.raises(InputError, match="1 of 60 pictures are missing"):
         load_circo(folder, "val")

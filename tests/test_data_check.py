@@ -62,6 +62,47 @@ def test_missing_and_broken_pictures_are_counted_by_split(folder, capsys):
     assert "data.skip_missing" in capsys.readouterr().out
 
 
+def test_a_wrong_tree_is_shown_and_skipping_advised_only_where_it_helps(folder):
+    for path in (folder / "images").iterdir():
+        path.rename(folder / "images" / f"x{path.name}")
+    text, usable = report(folder)
+    assert not usable
+    assert f"looked for such as {folder / 'images' / 'val0.jpg'}" in text
+    assert f"holds 8 pictures, such as {folder / 'images' / 'xtrain0.jpg'}" in text
+    assert "skip_missing" not in text
+    for path in (folder / "images").iterdir():
+        path.rename(folder / "images" / path.name[1:])
+    (folder / "images" / "val1.jpg").unlink()
+    assert "data.skip_missing: true goes on without" in report(folder)[0]
+    (folder / "captions" / "cap.dress.val.json").write_text("<html>")
+    text, usable = report(folder)
+    assert not usable
+    assert "HTML" in text
+    assert "skip_missing" not in text
+
+
+def test_specks_and_copies_are_counted(folder):
+    text, usable = report(folder)
+    assert "1x1" not in text
+    for name in ("val0", "val1"):
+        Image.new("RGB", (1, 1)).save(folder / "images" / f"{name}.jpg")
+    Image.new("RGB", (30, 40), "blue").save(folder / "images" / "val3.jpg")
+    text, usable = report(folder)
+    assert usable
+    assert "2 pictures are 1x1, such as" in text
+    val = text[text.index("  val:") :]
+    assert "2 pictures are identical to another, byte for byte, such as" in val
+    assert "val0.jpg and" in val
+
+
+def test_pictures_of_any_suffix_are_counted(folder):
+    for path in (folder / "images").glob("*.jpg"):
+        path.rename(path.with_suffix(".JPG"))
+    text, usable = report(folder)
+    assert usable
+    assert "4 pictures can be decoded (3 .JPG, 1 .png)" in text
+
+
 def test_one_name_with_two_suffixes_is_named(folder):
     shutil.copy(folder / "images" / "val1.jpg", folder / "images" / "val1.png")
     with pytest.raises(InputError, match="val1.jpg and .*val1.png are both there"):

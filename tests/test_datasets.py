@@ -198,6 +198,112 @@ def test_annotation_alone_can_be_read(fashioniq):
         load_split(fashioniq, "fashioniq", "val")
 
 
+# Pictures wherever a mirror keeps them
+
+
+@pytest.mark.parametrize(
+    "place", ["{}.JPG", "{}.jpeg", "{}.JPEG", "{}.webp", "dress/{}.jpg", "a/b/{}.Png", "images/{}.jpg"]
+)
+def test_fashioniq_pictures_are_found_by_name(fashioniq, place):
+    for path in (fashioniq / "images").iterdir():
+        path.unlink()
+    for name in "abcdef":
+        picture(fashioniq / "images" / place.format(name))
+    assert load_split(fashioniq, "fashioniq", "val").images["a"] == fashioniq / "images" / place.format("a")
+
+
+@pytest.mark.parametrize("place", ["dev/{}.jpg", "dev/{}.PNG", "dev/dev/{}.png", "images/dev/7/{}.jpeg", "raw/{}.png"])
+def test_cirr_pictures_are_found_by_name(cirr, place):
+    (cirr / "images" / "dev").rename(cirr / "spare")
+    for name in "abcdefg":
+        picture(cirr / "images" / place.format(name))
+    assert load_split(cirr, "cirr", "val").images["a"] == cirr / "images" / place.format("a")
+
+
+def test_a_picture_where_the_annotation_says_goes_before_one_elsewhere(cirr):
+    picture(cirr / "images" / "thumbnails" / "a.png")
+    assert load_split(cirr, "cirr", "val").images["a"] == cirr / "images" / "dev" / "a.png"
+
+
+def test_a_picture_in_two_folders_is_one_if_they_are_the_same(fashioniq):
+    path = fashioniq / "images" / "a.jpg"
+    for folder in ("dress", "toptee"):
+        picture(fashioniq / "images" / folder / "a.jpg")
+    path.unlink()
+    assert load_split(fashioniq, "fashioniq", "val").images["a"] == fashioniq / "images" / "dress" / "a.jpg"
+    Image.new("RGB", (5, 5), "blue").save(fashioniq / "images" / "toptee" / "a.jpg")
+    with pytest.raises(InputError, match="dress/a.jpg and .*toptee/a.jpg differ"):
+        load_split(fashioniq, "fashioniq", "val")
+
+
+def test_linked_folders_are_followed_and_a_circle_ends(fashioniq):
+    (fashioniq / "images").rename(fashioniq / "elsewhere")
+    (fashioniq / "images").mkdir()
+    (fashioniq / "images" / "all").symlink_to(fashioniq / "elsewhere")
+    (fashioniq / "elsewhere" / "round").symlink_to(fashioniq / "images")
+    assert set(load_split(fashioniq, "fashioniq", "val").images) == set("abcdef")
+
+
+def test_what_only_looks_like_a_picture_is_none(fashioniq):
+    for name in "ac":
+        (fashioniq / "images" / f"{name}.jpg").unlink()
+    (fashioniq / "images" / "a.jpg").mkdir()
+    (fashioniq / "images" / "c.jpg").symlink_to(fashioniq / "nowhere")
+    (fashioniq / "images" / "._d.jpg").write_bytes(b"\0\5\26\7")
+    with pytest.raises(InputError, match="2 of the 6 pictures") as caught:
+        load_split(fashioniq, "fashioniq", "val")
+    assert "c.jpg: not a file, or a link that leads nowhere" in str(caught.value)
+
+
+def test_a_wrong_tree_shows_where_was_looked_and_what_is_there(fashioniq):
+    images = fashioniq / "images"
+    for path in images.iterdir():
+        path.rename(images / f"dress_{path.name.lower()}")
+    for skip in (False, True):  # it would leave nothing, so it is not advised
+        with pytest.raises(InputError) as caught:
+            load_split(fashioniq, "fashioniq", "val", skip_missing=skip)
+        text = str(caught.value)
+        assert f"looked for such as {images / 'a.jpg'}" in text
+        assert f"holds 6 pictures, such as {images / 'dress_a.jpg'}" in text
+        assert "no triplet of val has all its pictures" in text
+        assert "skip_missing" not in text
+
+
+def test_an_archive_that_was_not_unpacked_is_seen(fashioniq):
+    for path in (fashioniq / "images").iterdir():
+        path.unlink()
+    (fashioniq / "images" / "images.zip").touch()
+    with pytest.raises(InputError, match="holds no pictures, but such as .*images.zip"):
+        load_split(fashioniq, "fashioniq", "val")
+    (fashioniq / "images").rename(fashioniq / "pictures")
+    with pytest.raises(InputError, match=r"no folder images/ in it \(it holds .*pictures"):
+        load_split(fashioniq, "fashioniq", "val")
+
+
+# What cannot be trained on is found at loading
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_category_that_is_left_empty_is_named(fashioniq, split):
+    (fashioniq / "images" / "e.jpg").unlink()
+    with pytest.raises(InputError, match=f"no triplet of {split} has all its pictures in category shirt"):
+        load_split(fashioniq, "fashioniq", split, skip_missing=True)
+    picture(fashioniq / "images" / "e.jpg")
+    write(fashioniq / "captions" / f"cap.shirt.{split}.json", [])
+    with pytest.raises(InputError, match=f"captions/ has no triplet of {split} in category shirt"):
+        load_split(fashioniq, "fashioniq", split)
+
+
+@pytest.mark.parametrize("members", ["abcde", "abcdefg", "abcdea"])
+def test_an_img_set_of_another_size_is_named(cirr, members):
+    def change(records):
+        records[1]["img_set"]["members"] = list(members)
+
+    edit(cirr / "captions" / "cap.rc2.val.json", change)
+    with pytest.raises(InputError, match="cap.rc2.val.json, record 1, img_set: . different members"):
+        load_split(cirr, "cirr", "val", images=False)
+
+
 # Bad input
 
 
@@ -279,6 +385,31 @@ def test_truncated_and_misshapen_files_are_named(fashioniq):
             load_split(fashioniq, "fashioniq", "val")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_does_not_matter(fashioniq, encoding):
+    before = load_split(fashioniq, "fashioniq", "val")
+    for path in fashioniq.rglob("*.json"):
+        path.write_bytes(path.read_text().encode(encoding))
+    assert load_split(fashioniq, "fashioniq", "val") == before
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("<!DOCTYPE html>\n<html>", "HTML or XML"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git-LFS pointer"),
+        ('{"candidate": "a"}\n{"candidate": "b"}\n', "JSON Lines"),
+        ('\ufeff{"candidate": "a"}\n{"candi', "JSON Lines"),
+        ("PK\x03\x04", "zip archive"),
+        ('[{"candidate": "a"},\n{"candi', "it may be truncated"),
+    ],
+)
+def test_what_lies_in_place_of_json_is_told(fashioniq, content, words):
+    (fashioniq / "captions" / "cap.dress.val.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=f"cap.dress.val.json: not valid JSON .*{words}"):
+        load_split(fashioniq, "fashioniq", "val")
+
+
 # Captions
 
 
@@ -292,9 +423,23 @@ def test_joining_by_hand():
 
 
 @pytest.mark.parametrize("how", ["and", "reversed", "first", "random"])
-@pytest.mark.parametrize("captions", [["is red."], ["", "is red"], ["is red", " . "]])
-def test_an_empty_caption_leaves_no_trace(how, captions):
-    assert join_captions(captions, how, random.Random(0)) == "Is red"
+@pytest.mark.parametrize("nothing", ["", " . ", "!", "\n", "\u00a0", "\u200b", "?!\u2026 \ufeff", "\u2014"])
+@pytest.mark.parametrize("captions", [lambda nothing: [nothing, "is red."], lambda nothing: ["is red", nothing]])
+def test_a_caption_without_words_leaves_no_trace(how, captions, nothing):
+    assert join_captions(captions(nothing), how, random.Random(0)) == "Is red"
+    assert join_captions([nothing], how, random.Random(0)) == ""
+
+
+@pytest.mark.parametrize("how", ["and", "reversed", "first", "random"])
+def test_cirrs_only_caption_stays_as_it_stands_in_the_file(cirr, how):
+    edit(cirr / "captions" / "cap.rc2.val.json", set_key(0, "caption", " show two dogs, and a Cat?. \n"))
+    triplet = load_split(cirr, "cirr", "val").triplets[0]
+    assert join_captions(triplet.captions, how, random.Random(0)) == "show two dogs, and a Cat?."
+
+
+@pytest.mark.parametrize("text", ["2", "à", "赤い", "\U0001f534"])
+def test_words_of_any_script_are_words(text):
+    assert join_captions([text], "and") == text
 
 
 @pytest.mark.parametrize("how", ["and", "reversed", "first", "random"])
@@ -423,6 +568,15 @@ def test_cirrs_published_counts(split, triplets, images):
     loaded = load_split(REAL / "cirr", "cirr", split, images=False)
     assert (len(loaded.triplets), len(loaded.galleries["all"])) == (triplets, images)
     assert {len(triplet.group_members) for triplet in loaded.triplets} == {6}
+
+
+@real
+def test_cirrs_captions_keep_their_final_punctuation():
+    """As CLIP4Cir, SEARLE and Pic2Word read them."""
+    captions = [triplet.captions for triplet in load_split(REAL / "cirr", "cirr", "val", images=False).triplets]
+    texts = [join_captions(one, "and") for one in captions]
+    assert texts == [one[0].strip() for one in captions]
+    assert sum(text[-1] in ".?, " for text in texts) > 2500
 
 
 @real

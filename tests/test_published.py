@@ -29,6 +29,11 @@ def test_without_their_recall_nothing_is_compared():
     assert "recall_at lacks" in beside_published(results("fashioniq", "original", **{"R@10": 40.0}), "fashioniq")
 
 
+def test_searles_protocol_is_the_one_in_its_code():
+    rows = pd.read_csv(TABLE).query("dataset == 'fashioniq' and method in ('SEARLE', 'SEARLE-XL')")
+    assert list(rows["protocol"]) == ["original", "original"]
+
+
 @pytest.mark.parametrize(("layout", "pair"), [("fashioniq", ["R@10", "R@50"]), ("cirr", ["R@5", "Rs@1"])])
 def test_published_means_are_those_of_their_columns(layout, pair):
     rows = pd.read_csv(TABLE).query("dataset == @layout").dropna(subset=[*pair, "mean"])

@@ -1,5 +1,8 @@
 """What reaches the model is the whole picture, padded as CLIP4Cir pads, or an error that names the file."""
 
+import json
+
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tmcir_lite.files import InputError
-from tmcir_lite.transforms import TargetPad, load_image, pixels, preprocess
+from tmcir_lite.transforms import TargetPad, load_image, load_photo, picture_suffixes, pixels, preprocess
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SIDES = st.integers(1, 90)
@@ -74,12 +77,12 @@ def test_padding_saves_the_ends_of_a_tall_picture_from_the_crop():
     assert not sees_red(5)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "RGB"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "RGB", "LA", "PA", "YCbCr", "LAB"])
 def test_load_image_gives_rgb_whatever_the_file_holds(tmp_path, mode):
     path = tmp_path / "picture.tiff"
     Image.new(mode, (5, 7)).save(path)
-    image = load_image(path)
-    assert (image.mode, image.size) == ("RGB", (5, 7))
+    for image in (load_image(path), load_photo(path)):
+        assert (image.mode, image.size) == ("RGB", (5, 7))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -99,6 +102,131 @@ def test_other_bad_files_are_named(tmp_path):
             load_image(tmp_path / name)
     with pytest.raises(InputError, match="none.png: no such file"):
         load_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html><html>404</html>", "HTML or XML"),
+        (b"\n<?xml version='1.0'?><Error>AccessDenied</Error>", "HTML or XML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "git-LFS pointer: `git lfs pull`"),
+        (json.dumps({"message": "Not Found"}).encode(), "it is JSON"),
+        (b"PK\x03\x04rest", "zip archive"),
+        (b"no picture", "fetch or write it again"),
+    ],
+)
+@pytest.mark.parametrize("read", [load_image, load_photo])
+def test_what_lies_in_place_of_a_picture_is_told(tmp_path, content, words, read):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=f"a.jpg: cannot be decoded as a picture .*{words}"):
+        read(tmp_path / "a.jpg")
+
+
+# Pictures as people see them
+
+
+def turned(path, orientation=6):
+    """A picture 8 wide and 4 high whose left half is red; a viewer turns it."""
+    picture = Image.new("RGB", (8, 4), "white")
+    picture.paste("red", (0, 0, 4, 4))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    picture.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_a_users_photo_is_turned_upright(tmp_path, suffix):
+    turned(tmp_path / f"a{suffix}")
+    photo = np.asarray(load_photo(tmp_path / f"a{suffix}")).astype(int)
+    assert photo.shape == (8, 4, 3)
+    assert photo[:3, :, 1].max() < 60  # red above, white below
+    assert photo[5:, :, 1].min() > 200
+
+
+def test_a_benchmark_picture_stays_as_peers_read_it(tmp_path):
+    turned(tmp_path / "a.jpg")
+    assert load_image(tmp_path / "a.jpg").size == (8, 4)
+    Image.new("RGBA", (3, 3), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png").getpixel((1, 1)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\x00"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_metadata_is_no_broken_picture(tmp_path, exif):
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "a.jpg", exif=exif)
+    assert load_photo(tmp_path / "a.jpg").size == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "options"),
+    [
+        ("RGBA", (255, 0, 0, 0), {}),
+        ("LA", (0, 0), {}),
+        ("P", 3, {"transparency": 3}),
+        ("P", 3, {"transparency": b"\0" * 256}),
+        ("L", 7, {"transparency": 7}),
+        ("RGB", (1, 2, 3), {"transparency": (1, 2, 3)}),
+        ("I;16", 300, {"transparency": 300}),
+    ],
+)
+def test_what_is_transparent_is_white(tmp_path, mode, colour, options):
+    picture = Image.new(mode, (4, 4), colour)
+    if mode == "P":
+        picture.putpalette([200, 10, 10] * 256)
+    picture.save(tmp_path / "a.png", **options)
+    assert load_photo(tmp_path / "a.png").getcolors() == [(16, (255, 255, 255))]
+
+
+def test_half_transparent_is_half_white_and_a_gifs_first_frame_is_taken(tmp_path):
+    Image.new("RGBA", (2, 2), (255, 0, 0, 128)).save(tmp_path / "a.webp", lossless=True)
+    assert load_photo(tmp_path / "a.webp").getpixel((0, 0)) == pytest.approx((255, 127, 127), abs=1)
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert load_photo(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+GREY = np.linspace(0, 1, 256).reshape(16, 16)
+
+
+@pytest.mark.parametrize("read", [load_image, load_photo])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("a.png", (GREY * 65535).round().astype(np.uint16)),
+        ("a.tif", (GREY * 65535).round().astype(np.uint16)),
+        ("big-endian.tif", (GREY * 65535).round().astype(">u2")),
+        ("a.pgm", (GREY * 65535).round().astype(np.uint16)),
+        ("int.tif", (GREY * 65535).round().astype(np.int32)),
+        ("signed.tif", (GREY * 2000 - 1000).round().astype(np.int32)),
+        ("one.tif", GREY.astype(np.float32)),
+        ("byte.tif", (GREY * 255).astype(np.float32)),
+        ("far.tif", (GREY * 9e6 - 4e6).astype(np.float32)),
+    ],
+)
+def test_more_than_eight_bits_are_scaled_and_not_cut_off(tmp_path, read, name, values):
+    Image.fromarray(values).save(tmp_path / name)
+    picture = np.asarray(read(tmp_path / name)).astype(int)
+    assert np.abs(picture - np.arange(256).reshape(16, 16, 1)).max() <= 1
+
+
+def test_a_dark_picture_of_sixteen_bits_stays_dark(tmp_path):
+    Image.fromarray(np.full((4, 4), 2570, np.uint16)).save(tmp_path / "a.png")
+    assert load_photo(tmp_path / "a.png").getcolors() == [(16, (10, 10, 10))]
+
+
+def test_float_pictures_without_a_range_or_with_holes_can_be_read(tmp_path):
+    values = GREY.astype(np.float32)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert np.asarray(load_photo(tmp_path / "a.tif"))[0, :3, 0].tolist() == [0, 255, 0]
+    Image.fromarray(np.full((4, 4), -3, np.float32)).save(tmp_path / "b.tif")
+    assert load_photo(tmp_path / "b.tif").getcolors() == [(16, (0, 0, 0))]
+
+
+def test_every_usual_suffix_is_known():
+    assert {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"} <= picture_suffixes()
+    assert not {".pdf", ".txt", ".json"} & picture_suffixes()
 
 
 def test_pixels_keeps_the_order_and_names_the_broken_file(tmp_path):

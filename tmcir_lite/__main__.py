@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--top", type=int, default=10, help="how many to show (default: 10)")
     search.add_argument("--out", default="search.png", help="the picture to write (default: search.png)")
     search.add_argument("--faiss", action="store_true", help="use FAISS, for very large galleries")
-    circo = commands.add_parser("circo", help="mAP on CIRCO's val split, and the file for its test server")
+    circo = commands.add_parser(
+        "circo", help="mAP on CIRCO's val split by the relative caption alone, and its server's file"
+    )
     circo.add_argument("--run", required=True, metavar="FOLDER", help="a finished run, such as runs/cirr")
     circo.add_argument("--root", default="data/circo", help="CIRCO's folder (default: data/circo)")
     study.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 1 2 3 4)")
@@ -115,14 +117,15 @@ def _search(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from tmcir_lite.files import atomic
-    from tmcir_lite.search import search, show
+    from tmcir_lite.search import SHOWN, check_out, search, show
 
-    found = search(options.run, Path(options.image), options.text, options.gallery, options.top, options.faiss)
+    out, image = check_out(options.out), Path(options.image).expanduser()
+    found = search(options.run, image, options.text, options.gallery, options.top, options.faiss)
     for number, (path, cosine) in enumerate(found, 1):
         print(f"{number:3}  {cosine:.3f}  {path}")
-    with atomic(options.out) as temporary:
-        show(Path(options.image), options.text, found).savefig(temporary, dpi=120)
-    print(f"as a picture: {options.out}")
+    with atomic(out) as temporary:
+        show(image, options.text, found).savefig(temporary, dpi=120)
+    print(f"as a picture{f', the first {SHOWN}' if len(found) > SHOWN else ''}: {out}")
     return 0
 
 
@@ -138,7 +141,8 @@ def _circo(options: argparse.Namespace) -> int:
     scores = mean_average_precision(rank(model, val, folder), val.targets)
     write_json(folder / "val.json", scores)
     write_submission(test, rank(model, test, folder), folder / "submission.json")
-    print(f"val, {len(val.triplets)} queries:", ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+    print(f"val, {len(val.triplets)} queries, the relative caption alone: {shown}")
     print(f"for the server: {folder / 'submission.json'}")
     return 0
 

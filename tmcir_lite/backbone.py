@@ -20,7 +20,7 @@ from tmcir_lite.files import InputError, read_json, resolve, write_json
 from tmcir_lite.hub import explain
 from tmcir_lite.model_card import check_hashes
 from tmcir_lite.training import save_weights
-from tmcir_lite.transforms import pixels, preprocess
+from tmcir_lite.transforms import Reader, load_image, pixels, preprocess
 
 _LOCAL = "local-dir:"
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -72,9 +72,9 @@ class Backbone(nn.Module):
         mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "std"))
         return to_pil_image((self.transform(picture) * std + mean).clamp(0, 1))
 
-    def load(self, paths: Sequence[Path]) -> Tensor:
+    def load(self, paths: Sequence[Path], read: Reader = load_image) -> Tensor:
         """What `image` takes for picture files: pixels, B 3 H W, on the CPU."""
-        return pixels(paths, self.transform)
+        return pixels(paths, self.transform, read)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids, B x context, int64."""

@@ -1,4 +1,7 @@
-"""CIRCO: queries with several right answers among 123,403 COCO pictures. Evaluation only: it has no train split."""
+"""CIRCO: queries with several right answers among 123,403 COCO pictures. Evaluation only: it has no train split.
+
+The text of a query is its relative caption alone; `shared_concept`, which says what both pictures show, is not used.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,40 +38,66 @@ def load_circo(root: str | Path, split: str) -> Queries:
         InputError: a missing file or key, or an id whose picture is not there.
     """
     root = resolve(root)
-    info = read_json(root / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json")
-    images = {str(entry["id"]): root / _IMAGES / entry["file_name"] for entry in info["images"]}
+    images = _gallery(root)
+    triplets: dict[str, Triplet] = {}
+    targets = []
+    path = root / "annotations" / f"{split}.json"
+    records = read_json(path)
+    if not isinstance(records, list) or not records:
+        raise InputError(f"{path}: not a list of queries; fetch it again")
+    for index, record in enumerate(records):
+        where = f"{path}, record {index}"
+        try:
+            reference, caption, number = str(record["reference_img_id"]), record["relative_caption"], str(record["id"])
+            right = tuple(dict.fromkeys(map(str, record["gt_img_ids"]))) if split == "val" else ()
+        except (KeyError, TypeError) as error:
+            reason = f"no key {error}" if isinstance(error, KeyError) else "not as CIRCO writes it"
+            raise InputError(f"{where}: {reason}") from None
+        absent = [name for name in (reference, *right) if name not in images]
+        if absent:
+            raise InputError(f"{where}: picture {absent[0]} is not in the gallery")
+        if number in triplets:
+            raise InputError(f"{where}: query {number} stands twice; the server takes one answer to each")
+        if split == "val" and not right:
+            raise InputError(f"{where}: query {number} has no right answer")
+        triplets[number] = Triplet(number, reference, None, (caption,), "all")
+        targets.append(right)
+    return Queries(list(triplets.values()), targets, images)
+
+
+def _gallery(root: Path) -> dict[str, Path]:
+    path = root / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json"
+    images: dict[str, Path] = {}
+    try:
+        for entry in read_json(path)["images"]:
+            if str(entry["id"]) in images:
+                raise InputError(f"{path}: picture {entry['id']} stands twice and would be ranked twice; remove one")
+            images[str(entry["id"])] = root / _IMAGES / entry["file_name"]
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: no list of images with an id and a file_name; fetch it again") from None
     there = {path.name for path in (root / _IMAGES).glob("*")}
     missing = [path.name for path in images.values() if path.name not in there]
     if missing:
         raise InputError(f"{root / _IMAGES}: {len(missing)} of {len(images)} pictures are missing, such as "
                          f"{missing[0]}; unpack COCO's unlabeled2017.zip there")  # fmt: skip
-    triplets, targets = [], []
-    path = root / "annotations" / f"{split}.json"
-    for index, record in enumerate(read_json(path)):
-        try:
-            reference, caption, number = str(record["reference_img_id"]), record["relative_caption"], str(record["id"])
-            right = tuple(map(str, record["gt_img_ids"])) if split == "val" else ()
-        except KeyError as error:
-            raise InputError(f"{path}, record {index}: no key {error}") from None
-        absent = [name for name in (reference, *right) if name not in images]
-        if absent:
-            raise InputError(f"{path}, record {index}: picture {absent[0]} is not in the gallery")
-        triplets.append(Triplet(number, reference, None, (caption,), "all"))
-        targets.append(right)
-    return Queries(triplets, targets, images)
+    return images
 
 
 def average_precision(ranking: Sequence[str], targets: Sequence[str], k: int) -> float:
-    """AP@k of one ranking (CIRCO, Baldrati et al. 2023, arXiv 2303.15247):
+    """AP@k of one ranking (CIRCO, Baldrati et al. 2023, arXiv 2303.15247), at most 1:
 
     AP@k = sum_{i <= k} precision@i * rel_i / min(number of targets, k)
+
+    An id that stands again in the ranking is wrong there, and one that stands again among the targets is one target.
     """
-    hits, total = 0, 0.0
+    left = set(targets)
+    wanted, hits, total = len(left), 0, 0.0
     for position, name in enumerate(ranking[:k], 1):
-        if name in targets:
+        if name in left:
+            left.remove(name)
             hits += 1
             total += hits / position
-    return total / min(len(targets), k)
+    return total / min(wanted, k)
 
 
 def mean_average_precision(rankings: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -4,19 +4,18 @@ Nothing is dropped silently: an annotation that does not hold together, or a pic
 stops the loading and is named.
 """
 
-import functools
 import itertools
 import random
 import re
+import unicodedata
 from collections.abc import Container, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from tmcir_lite.config import CaptionJoin, Layout, ProtocolName
-from tmcir_lite.files import InputError, read_json, resolve, write_text
-from tmcir_lite.transforms import load_image
+from tmcir_lite.files import InputError, read_json, resolve
+from tmcir_lite.picture_files import PictureFolder
 
 SPLITS: dict[Layout, tuple[str, ...]] = {"fashioniq": ("train", "val", "test"), "cirr": ("train", "val", "test1")}
 PROTOCOLS: dict[Layout, tuple[ProtocolName, ...]] = {
@@ -25,7 +24,9 @@ PROTOCOLS: dict[Layout, tuple[ProtocolName, ...]] = {
 }
 
 _Places = dict[str, list[str]]
-"""Image name -> where mirrors of the dataset keep its picture, relative to `images/`."""
+"""Image name -> where mirrors of the dataset keep its picture, relative to `images/`; see `PictureFolder.find`."""
+
+_IMG_SET = 6  # pictures in an img_set of CIRR; recall in the subset is among the five that are not the reference
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,27 @@ def load_split(
     root = resolve(root)
     for folder in ("captions", "image_splits") + ("images",) * images:
         if not (root / folder).is_dir():
-            raise InputError(f"{root}: no folder {folder}/ in it; the tree it should have is in data/README.md")
+            raise InputError(
+                f"{root}: no folder {folder}/ in it{_held(root)}; the tree it should have is in data/README.md"
+            )
     read = _read_cirr if layout == "cirr" else _read_fashioniq
     triplets, places = read(root, split, categories)
     loaded = Split(layout, split, root, triplets, {category: list(names) for category, names in places.items()}, {})
     return _with_images(loaded, places, skip_missing) if images else loaded
 
 
+def has_words(text: str) -> bool:
+    """Whether a text says anything: one letter, digit or pictograph is enough; punctuation and spaces are none."""
+    return any(
+        unicodedata.category(character)[0] in "LN" or unicodedata.category(character) == "So" for character in text
+    )
+
+
 def join_captions(captions: Sequence[str], how: CaptionJoin, rng: random.Random | None = None) -> str:
-    """One text from a triplet's captions, each stripped of `.?, `, the first letter capital.
+    """One text from a triplet's captions.
+
+    A query's only caption (CIRR, CIRCO) is taken as it stands in the file, as peers do, but for white space around it.
+    Of several (Fashion-IQ) each is stripped of `.?, ` and the first letter becomes a capital (CLIP4Cir):
 
     - "and": "Cap1 and cap2" (CLIP4Cir, val).
     - "random": two of them in either order or one alone, all equally likely, so for two captions 25% each of
@@ -117,7 +130,7 @@ def join_captions(captions: Sequence[str], how: CaptionJoin, rng: random.Random 
     - "reversed": "Cap2 and cap1" (Pic2Word).
     - "first": "Cap1".
 
-    Empty captions, of which the real files hold a few, are left out; "" if nothing is left.
+    Captions without words, of which the real files hold a few, are left out; "" if nothing is left.
 
     Raises:
         InputError: unknown `how`, or "random" without an `rng`.
@@ -126,7 +139,9 @@ def join_captions(captions: Sequence[str], how: CaptionJoin, rng: random.Random 
         raise InputError(f"captions {how!r}: unknown way to join; known: {', '.join(get_args(CaptionJoin))}")
     if how == "random" and rng is None:
         raise InputError("captions 'random': needs a random.Random to draw from")
-    chosen = [text for text in (caption.strip(".?, ") for caption in captions) if text]
+    if len(captions) == 1:
+        return captions[0].strip() if has_words(captions[0]) else ""
+    chosen = [caption.strip(".?, ") for caption in captions if has_words(caption)]
     if how == "random" and chosen:
         chosen = rng.choice([*itertools.permutations(chosen, 2), *([text] for text in chosen)])
     elif how == "reversed":
@@ -198,7 +213,7 @@ def _read_fashioniq(
     matches = (pattern.fullmatch(path.name) for path in (root / "captions").iterdir())
     found = sorted(match[1] for match in matches if match)
     if not found:
-        raise InputError(f"{root / 'captions'}: no file cap.<category>.{split}.json in it")
+        raise InputError(f"{root / 'captions'}: no file cap.<category>.{split}.json in it{_held(root / 'captions')}")
     for category in categories or ():
         if category not in found:
             raise InputError(f"category {category!r}: {root / 'captions'} has {', '.join(found)} for {split}")
@@ -220,7 +235,7 @@ def _fashioniq_places(path: Path) -> _Places:
     for name in _expect(read_json(path), list, str(path)):
         if _plain_name(name, str(path)) in places:
             raise InputError(f"{path}: {name!r} stands twice and would count twice in every ranking; remove one")
-        places[name] = [f"{name}.jpg", f"{name}.png"]
+        places[name] = [f"{name}.jpg"]
     return places
 
 
@@ -239,6 +254,9 @@ def _read_cirr(root: Path, split: str, categories: Sequence[str] | None) -> tupl
         target = None if split == "test1" else record.name("target_hard", known, other_than=reference)
         group = _Record(f"{record.where}, img_set", record.get("img_set", dict))
         members = tuple(_known_name(name, known, f"{group.where}, 'members'") for name in group.get("members", list))
+        if len(set(members)) != _IMG_SET or len(members) != _IMG_SET:
+            raise InputError(f"{group.where}: {len(set(members))} different members of {len(members)}, where CIRR has "
+                             f"{_IMG_SET}; correct the file")  # fmt: skip
         for name in (reference, target):
             if name is not None and name not in members:
                 raise InputError(f"{group.where}: {name!r} is not among its members, so the subset cannot be ranked")
@@ -310,9 +328,9 @@ def _with_images(split: Split, places: dict[str, _Places], skip_missing: bool) -
     if split.name != "train":
         needed |= dict.fromkeys(name for gallery in split.galleries.values() for name in gallery)
     all_places = {name: files for names in places.values() for name, files in names.items()}
-    files, missing = _find_pictures(split.root / "images", {name: all_places[name] for name in needed})
-    if missing and not skip_missing:
-        raise InputError(_missing_report(split, len(needed), missing))
+    needed = {name: all_places[name] for name in needed}
+    folder = PictureFolder(split.root / "images")
+    files, missing = folder.find(needed)
     skipped = [f"image {name}: {reason}" for name, reason in missing.items()]
     triplets = []
     for triplet in split.triplets:
@@ -321,61 +339,28 @@ def _with_images(split: Split, places: dict[str, _Places], skip_missing: bool) -
             skipped.append(f"triplet {triplet.id}: needs {', '.join(dict.fromkeys(lost))}")
         else:
             triplets.append(triplet)
-    if not triplets:
-        raise InputError(f"{split.root}: no triplet of {split.name} has all its pictures in images/; nothing is left")
+    empty = [category for category in split.galleries if all(t.category != category for t in triplets)]
+    if missing and (empty or not skip_missing):
+        lost = f"no triplet of {split.name} has all its pictures{_of(split, empty)}" if empty else ""
+        raise InputError(folder.missing_report(split.root, split.name, needed, missing, lost))
+    if empty:
+        raise InputError(
+            f"{split.root}: captions/ has no triplet of {split.name}{_of(split, empty)}; fetch the file again"
+        )
     galleries = {
         category: [name for name in gallery if name not in missing] for category, gallery in split.galleries.items()
     }
     return replace(split, triplets=triplets, galleries=galleries, images=files, skipped=skipped)
 
 
-def _find_pictures(folder: Path, places: _Places) -> tuple[dict[str, Path], dict[str, str]]:
-    """(image name -> its file, image name -> why there is none), each in the order of `places`."""
-
-    def look(name: str) -> Path | str:
-        candidates = [folder / place for place in places[name]]
-        there = [path for path in candidates if path.is_file()]
-        if not there:
-            return f"no such file: {' or '.join(map(str, candidates))}"
-        if len({path.suffix for path in there}) > 1:
-            return f"{' and '.join(map(str, there))} are both there; remove the one that is not meant"
-        path = there[0]
-        status = path.stat()
-        return _problem(path, status.st_size, status.st_mtime_ns) or path
-
-    files, missing = {}, {}
-    with ThreadPoolExecutor() as pool:
-        for name, found in zip(places, pool.map(look, places), strict=True):
-            (missing if isinstance(found, str) else files)[name] = found
-    return files, missing
+def _of(split: Split, categories: list[str]) -> str:
+    return f" in category {', '.join(categories)}" if len(split.galleries) > 1 else ""
 
 
-@functools.cache
-def _problem(path: Path, size: int, modified: int) -> str | None:
-    """What is wrong with a picture; decoded once while size and time of the file stay the same."""
-    try:
-        load_image(path)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def _missing_report(split: Split, needed: int, missing: dict[str, str]) -> str:
-    lines = [f"{name}: {reason}" for name, reason in missing.items()]
-    report = split.root / f"missing.{split.name}.txt"
-    shown = 10
-    try:
-        write_text(report, "\n".join(lines) + "\n")
-        where = f"all are listed in {report}"
-    except OSError:  # a dataset's folder is often read-only
-        shown, where = len(lines), "all are listed here"
-    return "\n".join(
-        [
-            f"{split.root}: {len(missing)} of the {needed} pictures that {split.name} needs are missing or broken"
-            f" ({where}); fetch them (data/README.md), or write data.skip_missing: true to leave out what needs them:",
-            *lines[:shown],
-        ]
-    )
+def _held(folder: Path) -> str:
+    """What a folder holds, to be shown where something else was expected."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    return f" (it holds {', '.join(names[:6])}{', ...' * (len(names) > 6)})" if names else ""
 
 
 def _clusters(triplets: Sequence[Triplet]) -> list[list[int]]:

@@ -11,16 +11,17 @@ from tmcir_lite.backbone import Backbone
 from tmcir_lite.config import CaptionJoin, QueryCaptions
 from tmcir_lite.datasets import Triplet, join_captions
 from tmcir_lite.losses import Contrastive
+from tmcir_lite.transforms import Reader, load_image
 
 BATCH = 128
 
 
 @torch.no_grad()
-def encode_images(backbone: Backbone, paths: Sequence[Path]) -> Tensor:
+def encode_images(backbone: Backbone, paths: Sequence[Path], read: Reader = load_image) -> Tensor:
     """Pooled features of picture files, G D, on the CPU."""
     device = _device(backbone)
     chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-    return torch.cat([backbone.image(backbone.load(chunk).to(device)).pooled.float().cpu() for chunk in chunks])
+    return torch.cat([backbone.image(backbone.load(chunk, read).to(device)).pooled.float().cpu() for chunk in chunks])
 
 
 @torch.no_grad()

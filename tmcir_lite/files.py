@@ -53,18 +53,50 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Reads JSON.
+    """Reads JSON, with or without a byte order mark.
 
     Raises:
-        InputError: the file is absent or is not whole, valid JSON.
+        InputError: the file is absent, cannot be read or is not whole, valid JSON; it says what it is, where it can.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); it may be truncated: fetch or write it again") from None
+        reason = taken_for(path) or f"{error}; it may be truncated: fetch or write it again"
+        raise InputError(f"{path}: not valid JSON ({reason})") from None
+
+
+_OTHERS = {
+    b"version https://git-lfs": "it is a git-LFS pointer: `git lfs pull` fetches what it stands for",
+    b"<": "it is HTML or XML, such as a server's error page: download the file itself",
+    b"\x1f\x8b": "it is a gzip archive: unpack it",
+    b"PK\x03\x04": "it is a zip archive: unpack it",
+}
+"""What downloads often leave under a file's name: how it begins, and what to say."""
+
+
+def taken_for(path: str | Path) -> str | None:
+    """What a file is that could not be read as what its name says, and what to do; None where that does not show."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return None
+    start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start:
+        return "it is empty: fetch it again"
+    for beginning, what in _OTHERS.items():
+        if start.startswith(beginning):
+            return what
+    line, *more = start.splitlines()
+    try:
+        json.loads(line)
+    except ValueError:
+        return None
+    return "it is JSON Lines, one value a line: make one JSON list of them" if any(more) else "it is JSON"
 
 
 def sha256(path: str | Path) -> str:

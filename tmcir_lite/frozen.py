@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.encoded import ImageFeatures, TextFeatures
+from tmcir_lite.transforms import Reader, load_image
 
 
 class Frozen(nn.Module):
@@ -19,7 +20,7 @@ class Frozen(nn.Module):
     def __init__(self, backbone: Backbone):
         super().__init__()
         self._backbone = [backbone.requires_grad_(False).eval()]  # in a list: no part of a model's weights
-        self._features: dict[Path, Tensor] = {}
+        self._features: dict[tuple[Path, Reader], Tensor] = {}
 
     @property
     def inner(self) -> Backbone:
@@ -27,14 +28,14 @@ class Frozen(nn.Module):
         return self._backbone[0]
 
     @torch.no_grad()
-    def load(self, paths: Sequence[Path]) -> Tensor:
+    def load(self, paths: Sequence[Path], read: Reader = load_image) -> Tensor:
         """What `image` takes for picture files, B (1+N) D, on the CPU; encodes those that were not asked for before."""
-        new = list(dict.fromkeys(path for path in paths if path not in self._features))
+        new = list(dict.fromkeys(path for path in paths if (path, read) not in self._features))
         if new:
-            features = self.inner.image(self.inner.load(new).to(self.logit_scale.device))
+            features = self.inner.image(self.inner.load(new, read).to(self.logit_scale.device))
             rows = torch.cat([features.pooled[:, None], features.tokens], dim=1).float().cpu()
-            self._features.update(zip(new, rows, strict=True))
-        return torch.stack([self._features[path] for path in paths])
+            self._features.update({(path, read): row for path, row in zip(new, rows, strict=True)})
+        return torch.stack([self._features[path, read] for path in paths])
 
     def image(self, features: Tensor) -> ImageFeatures:
         """features: B (1+N) D, from `load`."""

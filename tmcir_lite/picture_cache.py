@@ -14,7 +14,7 @@ from torchvision.transforms import Compose, ToTensor
 
 from tmcir_lite.files import atomic
 from tmcir_lite.progress import Progress
-from tmcir_lite.transforms import load_image
+from tmcir_lite.transforms import READINGS, load_image
 
 
 class CachedPictures:
@@ -32,7 +32,9 @@ class CachedPictures:
         self._crop, self._finish = Compose(steps[:cut]), Compose(steps[cut:])
         unique = list(dict.fromkeys(paths))
         self._row = {path: row for row, path in enumerate(unique)}
-        stamp = repr(self._crop) + "".join(f"\n{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in unique)
+        stamp = f"{READINGS} {self._crop!r}" + "".join(
+            f"\n{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in unique
+        )
         self._file = Path(folder) / f"{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npy"
         if not self._file.is_file():
             with atomic(self._file) as temporary:

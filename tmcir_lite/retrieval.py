@@ -14,31 +14,37 @@ from tmcir_lite.evaluation import top
 from tmcir_lite.features import BATCH, encode_images
 from tmcir_lite.files import InputError, atomic
 from tmcir_lite.progress import Progress
+from tmcir_lite.transforms import READINGS, Reader, load_image
 
 _MANY = 50_000  # images; below, an inverted file is not faster than looking at all
 
 
-def gallery_features(backbone: Backbone, paths: Sequence[Path], folder: Path) -> Tensor:
+def gallery_features(backbone: Backbone, paths: Sequence[Path], folder: Path, read: Reader = load_image) -> Tensor:
     """Features of a gallery, G D of length 1, encoded once and then read from a memory-mapped file.
 
     Args:
-        folder: receives the file; its name depends on the gallery's files and their times. The caller gives a folder of
-            its own to each model.
+        folder: receives the file; its name depends on the gallery's files and their times, and on how they are read.
+            The caller gives a folder of its own to each model.
     """
-    stamp = "\n".join(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths)
-    file = folder / f"{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npy"
+    file = folder / f"{stamp(paths, read)}.npy"
     if not file.is_file():
         with atomic(file) as temporary:
-            _encode(backbone, paths, temporary)
+            _encode(backbone, paths, temporary, read)
     return torch.from_numpy(np.load(file, mmap_mode="c"))  # "c": PyTorch wants to be allowed to write; the file stays
 
 
-def _encode(backbone: Backbone, paths: Sequence[Path], file: Path) -> None:
+def stamp(paths: Sequence[Path], read: Reader) -> str:
+    """16 hex digits that change with any of the files, its time or how it is read."""
+    files = (f"\n{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths)
+    return hashlib.sha256(f"{read.__name__} {READINGS}{''.join(files)}".encode()).hexdigest()[:16]
+
+
+def _encode(backbone: Backbone, paths: Sequence[Path], file: Path, read: Reader) -> None:
     features = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(len(paths), backbone.dim))
     progress = Progress("gallery", len(paths))
     for start in range(0, len(paths), BATCH):
         chunk = paths[start : start + BATCH]
-        features[start : start + len(chunk)] = F.normalize(encode_images(backbone, chunk), dim=1).numpy()
+        features[start : start + len(chunk)] = F.normalize(encode_images(backbone, chunk, read), dim=1).numpy()
         progress.advance(len(chunk))
     features.flush()
 
