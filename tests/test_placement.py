@@ -1,4 +1,4 @@
-"""On a GPU everything is where it has to be: PyTorch's fake tensors are "on a GPU" on any machine and refuse a mixture."""
+"""On a GPU everything is where it has to be: fake tensors of PyTorch are "on a GPU" on any machine, and do not mix."""
 
 from pathlib import Path
 

@@ -100,6 +100,16 @@ def test_held_out_triplets_share_no_picture_with_the_rest(cfg):
     assert not names[0] & names[1]
 
 
+def test_a_further_dataset_that_is_broken_is_found_before_training(cfg, tiny, tmp_path):
+    place = cfg.data.also_evaluate[0]
+    shutil.copytree(place.root, tmp_path / "cirr")
+    captions = tmp_path / "cirr" / "captions" / "cap.rc2.val.json"
+    captions.write_text(captions.read_text().replace('"reference"', '"candidate"', 1))
+    changed = f"data.also_evaluate=[{{layout: cirr, root: {tmp_path}/cirr}}]"
+    with pytest.raises(InputError, match="record 0: no key 'reference'"):
+        run_data.prepare_data(load_config("lite", [*tiny, changed, "name=broken"]))
+
+
 def test_iacma_without_pseudo_targets_says_what_to_run(tiny):
     cfg = load_config("lite", [*tiny, "name=skipped"])
     with pytest.raises(InputError, match="run `pseudo-targets` first"):

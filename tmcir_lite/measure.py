@@ -42,7 +42,7 @@ def evaluate(cfg: Config) -> pd.DataFrame:
         return pd.read_csv(path)
     data = prepare_data(cfg)
     tables = []
-    splits = val_splits(cfg, data)
+    splits = [data.val, *data.further]
     shown = [known_garments(split) for split in splits]
     for backbone, methods in _methods(cfg, data):
         for split, known in zip(splits, shown, strict=True):
@@ -141,13 +141,6 @@ def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]
     for name, load in (("fine-tuned sum", load_sum), ("TMCIR, merging off", load_control), ("TMCIR", load_trained)):
         model = load(cfg)
         yield model.backbone, [Method(name, model)]
-
-
-def val_splits(cfg: Config, data: Data) -> list[Split]:
-    """The val splits that a run is measured on."""
-    further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
-               for other in cfg.data.also_evaluate]  # fmt: skip
-    return [data.val, *further]
 
 
 def _measure(

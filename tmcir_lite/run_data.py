@@ -13,12 +13,16 @@ from tmcir_lite.run_folder import start_run
 
 
 class Data(NamedTuple):
-    """The main dataset: its splits, and train parted into what is learned from and what choices are made on."""
+    """The main dataset: its splits, and train parted into what is learned from and what choices are made on.
+
+    And the val splits of further datasets, loaded with it so that what is wrong with them shows before training.
+    """
 
     train: Split
     val: Split
     kept: list[Triplet]
     held: list[Triplet]
+    further: list[Split]
 
 
 def prepare_data(cfg: Config) -> Data:
@@ -37,8 +41,10 @@ def prepare_data(cfg: Config) -> Data:
         load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
         for name in ("train", "val")
     )
+    further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
+               for other in cfg.data.also_evaluate]  # fmt: skip
     kept, held = hold_out(train, cfg.data.heldout, cfg.seed)
-    return Data(train, val, sample(kept, cfg.data.triplets, cfg.seed) if cfg.data.triplets else kept, held)
+    return Data(train, val, sample(kept, cfg.data.triplets, cfg.seed) if cfg.data.triplets else kept, held, further)
 
 
 def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:

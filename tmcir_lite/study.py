@@ -27,7 +27,7 @@ from tmcir_lite.frozen import Frozen
 from tmcir_lite.fusion_cost import seconds
 from tmcir_lite.intent import intent
 from tmcir_lite.known_edits import draw_known_edits
-from tmcir_lite.measure import Method, gallery_of, queries_of, val_splits
+from tmcir_lite.measure import Method, gallery_of, queries_of
 from tmcir_lite.run_folder import environment
 from tmcir_lite.study_effects import changes, claims
 from tmcir_lite.study_plan import (
@@ -144,7 +144,8 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
     aligned = _align(plan, cell.aligned, profile, overrides, seed)
     _link(cfg.run_dir / "iacma", aligned / "iacma")
     backbone, method, facts = _train(cfg, cell)
-    splits = val_splits(cfg, run_data.prepare_data(cfg))
+    data = run_data.prepare_data(cfg)
+    splits = [data.val, *data.further]
     measured = [] if cell.part == TUNING else [_measure(cfg, method, split, backbone) for split in splits]
     rows, outcomes = [row for row, _ in measured], [outcome for _, outcome in measured]
     where = environment(cfg)
