@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.evaluation import top
 from tmcir_lite.features import BATCH, encode_images
-from tmcir_lite.files import InputError, atomic
+from tmcir_lite.files import InputError, atomic, new_array
 from tmcir_lite.progress import Progress
 
 _MANY = 50_000  # images; below, an inverted file is not faster than looking at all
@@ -34,7 +34,7 @@ def gallery_features(backbone: Backbone, paths: Sequence[Path], folder: Path) ->
 
 
 def _encode(backbone: Backbone, paths: Sequence[Path], file: Path) -> None:
-    features = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(len(paths), backbone.dim))
+    features = new_array(file, np.float32, (len(paths), backbone.dim))
     progress = Progress("gallery", len(paths))
     for start in range(0, len(paths), BATCH):
         chunk = paths[start : start + BATCH]
