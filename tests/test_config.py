@@ -1,7 +1,11 @@
 """Bad configuration stops before anything runs, with a line that says what to change."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,6 +50,10 @@ def test_an_editor_is_taken_by_name_and_then_changed_by_key(name):
     assert editor.model_dump() == yaml.safe_load(config.EDITORS.read_text())[name] | {"guidance": 3.0}
 
 
+def test_text_in_quotes_is_text():
+    assert load_config("lite", ['name="2024-01-01"']).name == "2024-01-01"
+
+
 def test_an_unknown_editor_lists_the_known_ones():
     said = message("lite", ["editor=sd4"])
     assert "override 'editor=sd4'" in said
@@ -77,6 +85,40 @@ def test_run_dir_does_not_depend_on_the_callers_folder(tmp_path, monkeypatch):
     assert load_config("lite").run_dir == ROOT / "runs" / "lite"
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("", []),
+        (None, []),
+        ("name=x", ["name=x"]),
+        (" seed=1, name=x\natf.lr=1.0", ["seed=1", "name=x", "atf.lr=1.0"]),
+        ("runs=/my runs/a, b", ["runs=/my runs/a, b"]),
+        ("data.categories=[dress, shirt] seed=1", ["data.categories=[dress, shirt]", "seed=1"]),
+        ("data.also_evaluate=[{layout: cirr, root: x}]", ["data.also_evaluate=[{layout: cirr, root: x}]"]),
+        ('["seed=1", "name=x"]', ["seed=1", "name=x"]),
+        ("[name=x]", ["name=x"]),
+        (("seed=1",), ["seed=1"]),
+    ],
+)
+def test_overrides_may_come_as_a_string_or_not_at_all(given, taken):
+    assert config.as_overrides(given) == taken
+    if "categories" not in str(given):
+        load_config("lite", given)
+
+
+@pytest.mark.parametrize("given", [3, {"seed": 1}, [None], [{"seed": 1}], True, "[seed: 1]"])
+def test_other_overrides_are_one_line(given):
+    said = message("lite", given)
+    assert said.startswith("overrides: ")
+    assert "\n" not in said
+    assert "expected" in message(None)
+
+
+@pytest.mark.parametrize("root", ["/a#b", "/a #b", "#b", "/a b # c", "'/a #b'"])
+def test_a_number_sign_is_part_of_a_value(root):
+    assert load_config("lite", [f"data.root={root}"]).data.root == root.strip("'")
+
+
 def test_unknown_profile_lists_the_known_ones():
     assert re.search("'light': unknown; known: .*lite", message("light"))
 
@@ -105,6 +147,8 @@ def test_unknown_profile_lists_the_known_ones():
         ("name=../elsewhere", ["name", "'../elsewhere'", "letters"]),
         ("garments=3", ["garments", "3", "section"]),
         ("seed=null", ["seed", "None", "integer"]),
+        ("seed=2147483648", ["seed", "2147483648", "less than or equal to 2147483647"]),
+        ("name=2024-01-01", ["2024-01-01 is a date to YAML", """write it in quotes of its own, '"2024-01-01"'"""]),
         ("seed.x=1", ["seed is 0", "not a section"]),
         ("seed", ["section.key=value"]),
         (".seed=1", ["section.key=value"]),
@@ -181,6 +225,85 @@ def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
     start_run(load_config("lite", [runs, "iacma.epochs=9", "name=longer"]))
 
 
+HARMLESS = [
+    "editor.batch=7", "data.workers=2", "data.cache=cache", "device=cpu", "iacma.chunk=8", "atf.chunk=8",
+    "clip4cir.chunk=8", "combiner.chunk=8", "pic2word.chunk=8", "evaluation.chunk=9", "garments.root=elsewhere",
+    "backbone.gradient_checkpointing=true", f"data.root={ROOT}/data/garments/fashioniq",
+    "data.also_evaluate=[{layout: cirr, root: elsewhere}]", f"backbone.name=local-dir:{ROOT}/data/models/clip",
+    f"editor.model={ROOT}/data/models/editor",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+def test_a_run_goes_on_with_keys_that_change_no_result_and_records_them(change, tmp_path):
+    start_run(load_config("lite", [f"runs={tmp_path}"]))
+    folder = start_run(load_config("lite", [f"runs={tmp_path}", change]))
+    key, _, value = change.partition("=")
+    recorded = json.loads((folder / "environment.json").read_text())["unlike config.yaml"]
+    (name,) = recorded
+    assert name.startswith(key)
+    assert value.strip("[]}").rpartition(" ")[2] in recorded[name] or value == "true"
+    kept = yaml.safe_load((folder / "config.yaml").read_text())
+    assert kept == lite(runs=str(tmp_path))
+
+
+def test_a_run_goes_on_where_it_was_moved_to(tmp_path):
+    start_run(load_config("lite", [f"runs={tmp_path}"]))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "lite").rename(tmp_path / "other" / "renamed")
+    start_run(load_config("lite", [f"runs={tmp_path}/other", "name=renamed"]))
+
+
+def test_a_dataset_may_move_but_not_change(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "captions").mkdir(parents=True)
+    (here / "captions" / "cap.dress.train.json").write_text("[1]")
+    changes = [f"runs={tmp_path}", "data.also_evaluate=[]"]
+    start_run(load_config("lite", [*changes, f"data.root={here}"]))
+    here.rename(there)
+    start_run(load_config("lite", [*changes, f"data.root={there}"]))
+    (here / "captions").mkdir(parents=True)
+    (here / "captions" / "cap.dress.train.json").write_text("[2]")
+    with pytest.raises(InputError, match="data.root now holds something else than when this run was started"):
+        start_run(load_config("lite", [*changes, f"data.root={here}"]))
+
+
+def test_a_model_may_move_but_not_change(tmp_path, clip_folder):
+    runs, moved = f"runs={tmp_path}/runs", tmp_path / "moved"
+    start_run(load_config("lite", [runs]))
+    shutil.copytree(ROOT / "data" / "models" / "clip", moved)
+    start_run(load_config("lite", [runs, f"backbone.name=local-dir:{moved}"]))
+    for other in (f"local-dir:{clip_folder}", "ViT-B-32"):
+        with pytest.raises(InputError, match="backbone.name"):
+            start_run(load_config("lite", [runs, f"backbone.name={other}"]))
+
+
+@pytest.mark.parametrize("change", ["data.also_evaluate=[]", "evaluation.choose_at=5", "editor.limit=9", "seed=1"])
+def test_keys_that_do_change_results_are_refused(change, tmp_path):
+    start_run(load_config("lite", [f"runs={tmp_path}"]))
+    with pytest.raises(InputError, match=change.partition("=")[0]):
+        start_run(load_config("lite", [f"runs={tmp_path}", change]))
+
+
+def test_git_is_read_whatever_the_locale(tmp_path):
+    """A checkout under a name beyond ASCII, read by a Python that knows ASCII only."""
+    root = tmp_path / "caf\xe9"
+    subprocess.run(["git", "init", "--quiet", str(root)], check=True)
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "first"], check=True)
+    code = f"""
+import os, pathlib, tmcir_lite.files
+tmcir_lite.files.ROOT = pathlib.Path(os.fsdecode({os.fsencode(root)!r}))
+from tmcir_lite import run_folder
+print(run_folder.git_state()[0])
+"""
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_")} | settings
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(done.stdout.strip()) == 40
+
+
 def test_outside_a_git_checkout_the_commit_is_null(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "ROOT", tmp_path)
     environment = run_folder.environment(load_config("lite", ["device=cpu"]))
@@ -199,5 +322,11 @@ def test_pick_device(monkeypatch):
     assert pick_device("auto") == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == torch.device("cuda")
-    monkeypatch.setenv("LOCAL_RANK", "3")  # set by `accelerate launch`
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")  # left over in a shell
+    assert pick_device("auto") == torch.device("cuda")
+    for name, value in {"RANK": "7", "WORLD_SIZE": "8"}.items():  # as set by `accelerate launch`
+        monkeypatch.setenv(name, value)
     assert pick_device("auto") == torch.device("cuda", 3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # each process may see only its own
+    assert pick_device("auto") == torch.device("cuda", 0)

@@ -1,5 +1,9 @@
 """The cache of decoded pictures gives the same pixels, whoever reads them and from how many processes."""
 
+import errno
+import os
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,7 @@ from PIL import Image
 from tmcir_lite import picture_cache
 from tmcir_lite.batches import train_loader
 from tmcir_lite.datasets import Triplet
+from tmcir_lite.files import InputError
 from tmcir_lite.picture_cache import picture_reader
 from tmcir_lite.transforms import preprocess
 
@@ -53,6 +58,31 @@ def test_batches_do_not_depend_on_the_number_of_reading_processes(paths, tmp_pat
     for one, other in zip(batches(0), batches(2), strict=True):
         assert torch.equal(one["targets"], other["targets"])
         assert torch.equal(one["texts"], other["texts"])
+
+
+def test_reading_processes_may_be_started_anew(paths):
+    """As macOS and Windows start them: what they are given is pickled, and the model is no part of it."""
+    triplets = [Triplet(str(n), f"r{n}", f"t{n}", ("is red",), "dress") for n in range(4)]
+    read, model = picture_reader(paths, TRANSFORM, None), threading.Lock()  # no lock can be pickled
+
+    def of_a_model(texts):
+        with model:
+            return tokenize(texts)
+
+    loader = train_loader({"targets": paths}, triplets, "and", read, of_a_model, 2, seed=1, epoch=3, workers=1)
+    loader.multiprocessing_context = "spawn"
+    assert [tuple(batch["targets"].shape) for batch in loader] == [(2, 3, 32, 32)] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is made in another way")
+def test_without_room_for_it_there_is_one_line_and_no_file(paths, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match=f"{tmp_path}/cache: no room for"):
+        picture_reader(paths, TRANSFORM, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def tokenize(texts):

@@ -1,11 +1,16 @@
 """The driver and the command line on small notebooks of their own."""
 
 import base64
+import errno
+import json
+import sys
 
 import nbformat
 import pytest
+from jupyter_client.kernelspec import KernelSpec
+from nbclient import NotebookClient
 
-from tmcir_lite import __main__, pipeline
+from tmcir_lite import __main__, pipeline, run_data
 from tmcir_lite.files import InputError
 
 PARAMETERS = 'profile = "lite"\noverrides = []'
@@ -53,6 +58,56 @@ def test_failing_cell_is_named_and_earlier_results_stay(folder, overrides, tmp_p
     assert done == {"01_data.ipynb", "02_pseudo_targets.failed.ipynb"}
 
 
+FIGURE = "import matplotlib.pyplot as plt\nfigure, _ = plt.subplots()\nplt.close(figure)\nfigure"
+
+
+@pytest.mark.parametrize("backend", ["agg", "TkAgg"])
+def test_the_drivers_own_interpreter_draws_into_the_notebook(backend, tmp_path, monkeypatch):
+    """Whatever kernel is installed as python3, and whatever backend the shell names."""
+    kernel = {"argv": ["/bin/false", "{connection_file}"], "display_name": "another", "language": "python"}
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", backend)
+    write(tmp_path / "notebooks", ["import sys\nprint(sys.executable)", FIGURE, "3", "4", "5"])
+    pipeline.refresh(tmp_path / "notebooks")
+    said, drawn = (nbformat.read(tmp_path / "notebooks" / f"{name}.ipynb", as_version=4).cells[1].outputs[0]
+                   for name in pipeline.NOTEBOOKS[:2])  # fmt: skip
+    assert said.text.strip() == sys.executable
+    assert "image/png" in drawn.data
+
+
+class ShellKernel(pipeline.OwnKernel):
+    """As a person opens a notebook from a shell that names a backend."""
+
+    @property
+    def kernel_spec(self):
+        return KernelSpec(**super().kernel_spec.to_dict() | {"env": {"MPLBACKEND": "agg"}})
+
+
+def test_a_notebook_opened_by_a_person_draws_too():
+    opened = nbformat.read(pipeline.FOLDER / "01_data.ipynb", as_version=4)
+    opened.cells = [next(cell for cell in opened.cells if cell.cell_type == "code"), nbformat.v4.new_code_cell(FIGURE)]
+    NotebookClient(opened, kernel_name="python3", kernel_manager_class=ShellKernel).execute()
+    assert "image/png" in opened.cells[1].outputs[0].data
+
+
+def test_a_killed_notebook_is_one_line_that_says_why(folder, overrides, capsys, monkeypatch):
+    write(folder, ["1", "import os\nos.kill(os.getpid(), 9)", "3", "4", "5"])
+    monkeypatch.setattr(pipeline.run, "__defaults__", (*pipeline.run.__defaults__[:-1], folder))
+    options = [part for override in overrides for part in ("--set", override)]
+    assert __main__.main(["run", *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: 02_pseudo_targets: its process was killed: most likely memory ran out")
+    assert "--resume" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_overrides_may_be_a_string(folder, tmp_path):
+    page = pipeline.run("lite", f"runs={tmp_path}/runs name=r", folder=folder).read_text()
+    assert "0 lite ['name=r']" in page.replace("&#39;", "'")
+
+
 def test_unknown_parameter_is_refused_before_anything_runs(folder, overrides, tmp_path):
     path = folder / "05_evaluation.ipynb"
     path.write_text(path.read_text().replace("overrides = []", "extra = 1"))
@@ -83,6 +138,9 @@ def test_results_are_kept_where_the_readme_shows_them(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["data", "--set", "seed=2147483648"], "seed: 2147483648"),
+        (["study", "--seeds", "2147483648"], "seed: 2147483648"),
+        (["data", "--set", "garments=null", "--set", "data.root=/absent #1"], "/absent #1"),
         (["run", "--config", "huge"], "profile 'huge': unknown"),
         (["data", "--set", "iacma.lr=1e-5"], "write 1.0e-5"),
         (["iacma", "--set", "iacma.epoch=3"], "did you mean iacma.epochs"),
@@ -94,3 +152,26 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
     assert error.startswith("error: ")
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_takes_nothing_is_one_line_and_status_2(number, capsys, monkeypatch):
+    def fail(cfg):
+        raise OSError(number, "no more", "/a/file")
+
+    monkeypatch.setattr(run_data, "prepare_data", fail)
+    assert __main__.main(["data"]) == 2
+    assert capsys.readouterr().err.startswith("error: /a/file: no more")
+
+
+def test_paths_of_options_start_at_the_working_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("name: a")
+    assert __main__.main(["data", "--config", "mine.yaml"]) == 2
+    assert f"{tmp_path}/mine.yaml: seed: missing" in capsys.readouterr().err
+    for command in (["compare", "one", "two"], ["circo", "--run", "one"]):
+        assert __main__.main(command) == 2
+        assert f"{tmp_path}/one" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        __main__.main(["study", "--help"])
+    assert "start at the folder you are in" in " ".join(capsys.readouterr().out.split())

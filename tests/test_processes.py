@@ -21,7 +21,7 @@ from tmcir_lite.editors import load_editor
 from tmcir_lite.files import ROOT, InputError, sha256
 from tmcir_lite.garments import draw, sample_garment, sample_nuisance
 from tmcir_lite.losses import Contrastive
-from tmcir_lite.processes import join
+from tmcir_lite.processes import _GROUP, join
 from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
 from tmcir_lite.training import Schedule, cached_backward, decay_groups, fit
 from tmcir_lite.transforms import load_image
@@ -81,6 +81,14 @@ def _one(rank, port, function, arguments):
     assert join(CPU).num_processes == 2
     function(*arguments)
     torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("left", [{"LOCAL_RANK": "3"}, {"WORLD_SIZE": "2"}])
+def test_what_a_launcher_left_in_the_shell_makes_no_group(left):
+    code = "import torch; from tmcir_lite.processes import join; print(join(torch.device('cpu')).num_processes)"
+    environment = {name: value for name, value in os.environ.items() if name not in _GROUP} | left
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
 
 
 def weights(folder):

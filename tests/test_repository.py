@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import papermill
 import pytest
@@ -72,3 +75,34 @@ def test_shipped_weights_match_their_hashes_and_are_small():
     files = [path for path in (ROOT / "data" / "models").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 25_000_000
     assert not [path for path in files if path.suffix in {".bin", ".pt", ".pkl", ".pth"}]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+def test_a_checkout_that_changes_line_ends_keeps_the_shipped_bytes(tmp_path):
+    """Git for Windows sets core.autocrlf."""
+    for name in (
+        ".gitattributes",
+        *subprocess.check_output(["git", "-C", ROOT, "ls-files", "data/models"], text=True).split(),
+    ):
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "here" / name)
+    here = ["git", "-C", tmp_path / "here", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "first"]):
+        subprocess.run([*here, *command], check=True)
+    clone = ["git", "clone", "--quiet", "-c", "core.autocrlf=true", tmp_path / "here", tmp_path / "there"]
+    subprocess.run(clone, check=True)
+    for path in (tmp_path / "there" / "data" / "models").glob(f"*/{HASHES}"):
+        check_hashes(path.parent)
+
+
+def test_make_refuses_an_older_python_before_it_installs_anything(tmp_path):
+    old = tmp_path / "python3.10"
+    pretend = "import sys; sys.version, sys.version_info = '3.10.13', (3, 10, 13); exec(sys.argv[1])"
+    old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretend}" "$2"\n')
+    old.chmod(0o755)
+    command = ["make", f"PYTHON={old}", f"VENV={tmp_path}/venv", "lab"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"Python 3.11 or newer is needed, and {old} is 3.10.13" in done.stderr
+    assert "make PYTHON=python3.11 lab" in done.stderr
+    assert not (tmp_path / "venv").exists()

@@ -1,9 +1,12 @@
 """The command line: `python -m tmcir_lite run --config lite`, or one stage at a time."""
 
 import argparse
+import errno
+import os
 import sys
+from pathlib import Path
 
-from tmcir_lite.files import InputError
+from tmcir_lite.files import ROOT, InputError
 
 STAGES = {
     "data": ("run_data.prepare_data", "draw the garment world if the profile has one; load and check the dataset"),
@@ -22,14 +25,34 @@ STAGES = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, 1 (a notebook failed), 2 (bad input) or 130 (interrupted)."""
     options = _parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or a log that has no ± is no reason to stop
     try:
         return _COMMANDS.get(options.command, _stage)(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of what other libraries write; our own files say it by themselves (`files.atomic`)
+        if error.errno not in _DISK:
+            raise
+        print(f"error: {error.filename or 'the disk'}: {error.strerror}; make room or give another place, "
+              "and run the same command again", file=sys.stderr)  # fmt: skip
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command (for `run`: with --resume) goes on", file=sys.stderr)
         return 130
+
+
+_DISK = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _here(text: str) -> Path:
+    """An option's path starts at the folder one is in; one in a profile (`files.resolve`) at the repository's root."""
+    return Path(text).expanduser().absolute()
+
+
+def _profile(text: str) -> str:
+    return str(_here(text)) if text.endswith((".yaml", ".yml")) else text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,28 +65,33 @@ def _parser() -> argparse.ArgumentParser:
     stages = {name: commands.add_parser(name, help=text) for name, (_, text) in STAGES.items()}
     stages["data"].add_argument("action", nargs="?", choices=["check"], help="check: report what is missing, and stop")
     for command in (run, rehearse, study, *stages.values()):
-        command.add_argument("--config", default="lite", help="a profile in notebooks/params, or a .yaml file")
+        command.add_argument("--config", type=_profile, default="lite", help="a name in notebooks/params or .yaml file")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
     compare = commands.add_parser("compare", help="the results of several runs side by side")
-    compare.add_argument("runs", nargs="+", metavar="FOLDER", help="such as runs/lite runs/seed1")
+    compare.add_argument("runs", nargs="+", type=_here, metavar="FOLDER", help="such as runs/lite runs/seed1")
     compare.add_argument("--measure", default="R@1", help="a column of results.csv (default: R@1)")
     search = commands.add_parser("search", help="a picture and words against a folder of pictures")
-    search.add_argument("--run", required=True, metavar="FOLDER", help="a finished run, such as runs/lite")
-    search.add_argument("--image", required=True, help="the reference image")
+    search.add_argument("--run", type=_here, required=True, metavar="FOLDER", help="a finished run, such as runs/lite")
+    search.add_argument("--image", type=_here, required=True, help="the reference image")
     search.add_argument("--text", required=True, help="what to change, such as 'is red with longer sleeves'")
-    search.add_argument("--gallery", help="a folder of pictures (default: the run's val gallery)")
+    search.add_argument("--gallery", type=_here, help="a folder of pictures (default: the run's val gallery)")
     search.add_argument("--top", type=int, default=10, help="how many to show (default: 10)")
     search.add_argument("--out", default="search.png", help="the picture to write (default: search.png)")
     search.add_argument("--faiss", action="store_true", help="use FAISS, for very large galleries")
     circo = commands.add_parser(
         "circo", help="mAP on CIRCO's val split by the relative caption alone, and its server's file"
     )
-    circo.add_argument("--run", required=True, metavar="FOLDER", help="a finished run, such as runs/cirr")
-    circo.add_argument("--root", default="data/circo", help="CIRCO's folder (default: data/circo)")
+    circo.add_argument("--run", type=_here, required=True, metavar="FOLDER", help="a finished run, such as runs/cirr")
+    default = ROOT / "data" / "circo"
+    circo.add_argument("--root", type=_here, default=default, help="CIRCO's folder (default: %(default)s)")
     study.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 1 2 3 4)")
     study.add_argument("--parts", nargs="+", default=[], help="parts of the plan (default: all)")
-    study.add_argument("--out", default="data/results", help="where the tables go (default: data/results)")
+    default = ROOT / "data" / "results"
+    study.add_argument("--out", type=_here, default=default, help="where the tables go (default: %(default)s)")
     commands.add_parser("notebooks", help="execute the committed notebooks in place; keep the results in data/results")
+    paths = f"Relative paths given to options start at the folder you are in, those in a profile or --set at {ROOT}."
+    for command in (parser, *commands.choices.values()):
+        command.epilog = paths
     return parser
 
 
@@ -78,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         return 1
     table = load_config(options.config, options.set).run_dir / "evaluation" / "results.md"
     if table.is_file():
-        print(f"\n{table.read_text()}")
+        print(f"\n{table.read_text(encoding='utf-8')}")
     print(f"report: {report}")
     return 0
 
@@ -98,9 +126,8 @@ def _refresh(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from tmcir_lite.comparison import compare
-    from tmcir_lite.files import resolve
 
-    print(compare([resolve(folder) for folder in options.runs], options.measure))
+    print(compare(options.runs, options.measure))
     return 0
 
 
@@ -114,8 +141,6 @@ def _rehearse(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from tmcir_lite.files import atomic
     from tmcir_lite.search import SHOWN, check_out, search, show
 
@@ -148,10 +173,12 @@ def _circo(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from tmcir_lite.files import resolve
+    from tmcir_lite.config import load_config
     from tmcir_lite.study import run_study
 
-    run_study(options.config, options.set, options.seeds, options.parts, resolve(options.out))
+    for seed in options.seeds:  # a bad one is found before the first is run
+        load_config(options.config, [*options.set, f"seed={seed}"])
+    run_study(options.config, options.set, options.seeds, options.parts, options.out)
     return 0
 
 
@@ -181,4 +208,7 @@ _COMMANDS = {
 }
 
 if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = (
+        "agg"  # commands draw into files, also where the shell names a backend that needs a screen
+    )
     sys.exit(main())

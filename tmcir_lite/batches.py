@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,9 +15,9 @@ from tmcir_lite.files import InputError
 
 
 class Examples(Dataset):
-    """Item i: one picture from each column, (3, H, W), and a text."""
+    """Item i: one picture from each column, (3, H, W), and a text's ids, (M,)."""
 
-    def __init__(self, columns: Mapping[str, Sequence[Path]], texts: Sequence[str], read: Callable[[Path], Tensor]):
+    def __init__(self, columns: Mapping[str, Sequence[Path]], texts: Tensor, read: Callable[[Path], Tensor]):
         self._columns, self._texts, self._read = columns, texts, read
 
     def __len__(self):
@@ -57,13 +56,12 @@ def train_loader(
         raise InputError(f"batch: {batch} is more than the {len(triplets)} triplets to train on; choose a smaller one")
     texts = [join_captions(t.captions, captions, random.Random(f"{seed}/{epoch}/{t.id}")) for t in triplets]
     generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-    return DataLoader(
-        Examples(columns, texts, read),
+    return DataLoader(  # whose dataset goes to the reading processes whole, so that it had better not hold the model
+        Examples(columns, tokenize(texts), read),
         batch_size=batch,
         shuffle=near is None,
         sampler=near and near_together(*near, generator),
         drop_last=True,
-        collate_fn=partial(_collate, tuple(columns), tokenize),
         generator=generator,
         num_workers=workers,
     )
@@ -88,8 +86,3 @@ def near_together(features: Tensor, group: int, generator: torch.Generator) -> l
             free[others] = False
             order += [row, *others.tolist()]
     return order
-
-
-def _collate(names: Sequence[str], tokenize: Callable, items: Sequence[dict]) -> dict[str, Tensor]:
-    stacked = {name: torch.stack([item[name] for item in items]) for name in names}
-    return {**stacked, "texts": tokenize([item["texts"] for item in items])}

@@ -3,6 +3,7 @@
 `notebooks/params/lite.yaml` explains every key. Nothing has a default here, so the profile is the whole truth.
 """
 
+import contextlib
 import difflib
 import re
 from collections.abc import Sequence
@@ -18,8 +19,14 @@ from tmcir_lite.processes import own_device
 
 PROFILES = ROOT / "notebooks" / "params"
 EDITORS = PROFILES / "editors.yaml"
+WITHOUT_EFFECT = (
+    "name", "runs", "device", "*.root", "data.workers", "data.cache", "backbone.gradient_checkpointing",
+    "editor.batch", "*.chunk",
+)  # fmt: skip
+"""Keys that change no result but for rounding: where things lie, and how much is done at once or by whom. A started run
+goes on with others. What lies at a root does decide: see `run_folder.start_run`."""
 
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # multiplied below 2**63, which is what generators take
 Count = Annotated[int, Field(ge=1)]
 ContrastiveBatch = Annotated[int, Field(ge=2)]  # a batch of one has no negatives
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -200,13 +207,13 @@ class Config(Section):
         return resolve(self.runs) / self.name
 
 
-def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(profile: str | Path, overrides: Sequence[str] | str | None = ()) -> Config:
     """Reads a profile, applies overrides, checks everything.
 
     Args:
         profile: a name in `notebooks/params` ("lite"), or the path of a YAML file (ending in .yaml or .yml).
-        overrides: "section.key=value" strings; the value is read as YAML; a later one wins. "editor=NAME" takes all of
-            the section from `editors.yaml`.
+        overrides: "section.key=value" strings, or one string (see `as_overrides`); the value is read as YAML, but that
+            no comment begins in it; a later one wins. "editor=NAME" takes all of the section from `editors.yaml`.
 
     Raises:
         InputError: unknown profile, unreadable YAML, unknown or missing key, wrong type, value out of range.
@@ -216,7 +223,7 @@ def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> Config:
     values = read_yaml(path)
     _look_up_editor(values, path)
     sources = {}
-    for override in overrides:
+    for override in as_overrides(overrides):
         sources[_apply(values, override)] = f"override {override!r}"
         _look_up_editor(values, f"override {override!r}")
     try:
@@ -228,6 +235,25 @@ def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> Config:
             source = next((text for name, text in sources.items() if _overlap(key, name)), path)
             lines.append(f"{source}: {key}: {_explain(problem)}")
         raise InputError("\n".join(lines)) from None
+
+
+def as_overrides(given: Sequence[str] | str | None) -> list[str]:
+    """Overrides as a list, from what a notebook's parameter may hold: a list, nothing, or a string.
+
+    In a string they stand one after the other, "seed=1 name=x", or as a YAML list, "[seed=1, name=x]".
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(given, str):
+        text = given.strip()
+        given = re.split(r"[\s,;]+(?=[\w.]+=)", text) if text else []
+        if text.startswith("["):
+            with contextlib.suppress(yaml.YAMLError):
+                given = yaml.safe_load(text)
+    if not isinstance(given or [], (list, tuple)) or not all(isinstance(each, str) for each in given or []):
+        raise InputError(f'overrides: {given!r}: expected a list of "section.key=value" texts, such as ["seed=1"]')
+    return list(given or [])
 
 
 def pick_device(name: str) -> torch.device:
@@ -276,6 +302,8 @@ def profiles() -> list[str]:
 
 
 def _profile_path(profile: str | Path) -> Path:
+    if not isinstance(profile, (str, Path)):
+        raise InputError(f"profile: {profile!r}: expected a name in {PROFILES}, or the path of a .yaml file")
     if Path(profile).suffix in (".yaml", ".yml"):
         return resolve(profile)
     path = PROFILES / f"{profile}.yaml"
@@ -312,7 +340,9 @@ def _apply(values: dict[str, Any], override: str) -> str:
     if not equals or not all(key.split(".")):
         raise InputError(f"override {override!r}: write it as section.key=value")
     try:
-        value = yaml.safe_load(text)
+        node = yaml.compose(text, yaml.SafeLoader)
+        comment = "#" in text[node.end_mark.index if node else 0 :]  # of no use here, and a path may have one
+        value = text.strip() if comment else yaml.safe_load(text)
     except yaml.YAMLError:
         raise InputError(f"override {override!r}: {text!r} is not a YAML value") from None
     *sections, last = key.split(".")
@@ -340,6 +370,10 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"{value!r}: expected a section of `key: value` lines"
     if kind == "float_type" and (number := _yaml_number(value)):
         return f"{value!r} is text to YAML, expected a number: write {number}"
+    if kind == "string_type":
+        return (
+            f"{value} is a {type(value).__name__} to YAML, expected text: write it in quotes of its own, '\"{value}\"'"
+        )
     if kind == "string_pattern_mismatch":
         return f"{value!r}: expected letters, digits, dot, dash and underscore only, a letter or digit first"
     if kind == "value_error":

@@ -1,13 +1,17 @@
 """Errors a user can act on, and writing files so that a final name never holds half a file."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `notebooks/` and `data/`; relative paths in a configuration start here."""
@@ -27,24 +31,99 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, else deletes it.
 
     The temporary name keeps the suffix, so that writers that go by it (pictures, safetensors) work.
+
+    Raises:
+        InputError: nothing can be written there, or the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        try:
+            yield temporary
+        except Exception as error:  # safetensors has an error of its own, which quotes the system's
+            if reason := full_disk(error, path):
+                raise InputError(reason) from None
+            raise
+        with _writable(path):
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def full_disk(error: Exception, path: Path) -> str | None:
+    """What to say of an error in writing to `path` for want of space; None: it is another error."""
+    number = next((n for n in _FULL if f"os error {n})" in str(error)), getattr(error, "errno", None))
+    if number not in _FULL:
+        return None
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free / 1e6
+    return f"{path}: cannot be written: {os.strerror(number)} ({free:.0f} MB are free in {folder}); make room"
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Tells in one line why `path` cannot be made."""
+    try:
+        yield
+    except OSError as error:
+        reason = full_disk(error, path)
+        raise InputError(reason or f"{path}: cannot be written: {error.strerror}; give another place") from None
+
+
+def new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped array of zeros in a new .npy file, all of whose bytes are on the disk from the start.
+
+    A mapped file is sparse by itself, and to write where no space is left ends the process without a word.
+
+    Raises:
+        InputError: the disk has not that much space.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    start, size = array.offset, path.stat().st_size
+    try:
+        with open(path, "r+b") as file:
+            _allocate(file, start, size)
+    except OSError as error:
+        del array
+        path.write_bytes(b"")  # gives back what was had
+        if not full_disk(error, path):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        lack = max(0, size - free) / 1e6
+        raise InputError(f"{path.parent}: no room for {size / 1e6:.0f} MB: {free / 1e6:.0f} MB are free, {lack:.0f} MB "
+                         "are missing; make room or give another place") from None  # fmt: skip
+    return array
+
+
+def _allocate(file, start: int, size: int) -> None:
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    except AttributeError:
+        pass  # macOS and Windows have none
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that has none
+            raise
+    file.seek(start)
+    for done in range(start, size, len(_ZEROS)):
+        file.write(_ZEROS[: size - done])
+
+
+_ZEROS = bytes(1 << 20)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes `text` under a temporary name, then renames."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")  # the same file on every system
 
 
 def write_json(path: str | Path, value: Any) -> None:

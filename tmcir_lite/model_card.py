@@ -18,7 +18,7 @@ HASHES = "sha256.json"
 def write_card(folder: Path, title: str, facts: dict[str, Any], tables: dict[str, str]) -> None:
     """Writes `README.md` (the card) and `sha256.json` (of every weight and tokenizer file) into a model folder."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json"} and p.name != HASHES)
-    hashes = {str(path.relative_to(folder)): sha256(path) for path in files}
+    hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     write_json(folder / HASHES, hashes)
     lines = [f"# {title}", "", *(f"- **{name}**: {value}" for name, value in facts.items())]
     for heading, table in tables.items():
@@ -30,7 +30,9 @@ def write_card(folder: Path, title: str, facts: dict[str, Any], tables: dict[str
 
 def read_facts(folder: Path) -> dict[str, str]:
     """The facts of a card that `write_card` wrote."""
-    return dict(re.findall(r"^- \*\*(.+?)\*\*: (.*)$", (folder / "README.md").read_text(), re.MULTILINE))
+    return dict(
+        re.findall(r"^- \*\*(.+?)\*\*: (.*)$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
 
 
 def publish_folder(

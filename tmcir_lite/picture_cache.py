@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, ToTensor
 
-from tmcir_lite.files import atomic
+from tmcir_lite.files import atomic, new_array
 from tmcir_lite.progress import Progress
 from tmcir_lite.transforms import READINGS, load_image
 
@@ -52,7 +52,7 @@ class CachedPictures:
 
     def _fill(self, paths: Sequence[Path], file: Path) -> None:
         width, height = self._crop(load_image(paths[0])).size
-        pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), height, width, 3))
+        pixels = new_array(file, np.uint8, (len(paths), height, width, 3))
         progress = Progress("pictures", len(paths))
         with ThreadPoolExecutor() as pool:
             for row, picture in enumerate(pool.map(lambda path: np.asarray(self._crop(load_image(path))), paths)):

@@ -2,16 +2,19 @@
 
 import base64
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from tmcir_lite.config import load_config
+from tmcir_lite.config import as_overrides, load_config
 from tmcir_lite.files import ROOT, InputError, atomic, write_text
 from tmcir_lite.run_folder import start_run
 
@@ -24,7 +27,21 @@ class StageError(RuntimeError):
     """A notebook stopped; the message names it, the cell and the reason."""
 
 
-def run(profile: str, overrides: Sequence[str] = (), resume: bool = False, folder: Path = FOLDER) -> Path:
+class OwnKernel(AsyncKernelManager):
+    """Starts the interpreter that the driver runs in, whatever kernel is installed as "python3".
+
+    Its figures go into the notebook, whatever backend the environment names.
+    """
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """Of this interpreter."""
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=command, display_name="Python 3", language="python",
+                          env={"MPLBACKEND": "module://matplotlib_inline.backend_inline"})  # fmt: skip
+
+
+def run(profile: str, overrides: Sequence[str] | str = (), resume: bool = False, folder: Path = FOLDER) -> Path:
     """Executes the five notebooks into `<run>/notebooks` and returns the path of the report.
 
     Args:
@@ -34,6 +51,7 @@ def run(profile: str, overrides: Sequence[str] = (), resume: bool = False, folde
         InputError: a bad configuration or notebook, or a run of this name that exists while `resume` is false.
         StageError: a cell failed; the notebooks before it stay, and so does what the stages finished.
     """
+    overrides = as_overrides(overrides)
     cfg = load_config(profile, overrides)
     check_parameters(folder)
     done = cfg.run_dir / "notebooks"
@@ -48,7 +66,7 @@ def run(profile: str, overrides: Sequence[str] = (), resume: bool = False, folde
             print("was done", flush=True)
             continue
         started = time.perf_counter()
-        parameters = {"profile": str(profile), "overrides": list(overrides)}
+        parameters = {"profile": str(profile), "overrides": overrides}
         _execute(folder / f"{name}.ipynb", output, parameters, folder)
         print(f"done in {time.perf_counter() - started:.0f} s", flush=True)
     return report(cfg.run_dir)
@@ -67,7 +85,7 @@ def refresh(folder: Path = FOLDER) -> None:
 
 def keep_results(run_dir: Path, folder: Path = FOLDER, out: Path = ROOT / "data" / "results") -> None:
     """Copies the run's result table and the first figure of notebook 2 to where the README shows them."""
-    write_text(out / f"{run_dir.name}.md", (run_dir / "evaluation" / "results.md").read_text())
+    write_text(out / f"{run_dir.name}.md", (run_dir / "evaluation" / "results.md").read_text(encoding="utf-8"))
     cells = nbformat.read(folder / f"{NOTEBOOKS[1]}.ipynb", as_version=4).cells
     figures = [output.data["image/png"] for cell in cells for output in cell.get("outputs", [])
                if "image/png" in output.get("data", {})]  # fmt: skip
@@ -95,7 +113,8 @@ def report(run_dir: Path) -> Path:
     joined = nbformat.v4.new_notebook()
     table = run_dir / "evaluation" / "results.md"
     if table.is_file():
-        joined.cells.append(nbformat.v4.new_markdown_cell(f"# Results of run {run_dir.name}\n\n{table.read_text()}"))
+        text = f"# Results of run {run_dir.name}\n\n{table.read_text(encoding='utf-8')}"
+        joined.cells.append(nbformat.v4.new_markdown_cell(text))
     for name in NOTEBOOKS:
         path = run_dir / "notebooks" / f"{name}.ipynb"
         if path.is_file():
@@ -111,6 +130,7 @@ def _execute(source: Path, output: Path, parameters: dict, folder: Path) -> None
         with _named_errors(source.stem):
             papermill.execute_notebook(
                 source, unfinished, parameters, kernel_name="python3", cwd=folder, progress_bar=False,
+                kernel_manager_class=OwnKernel,
                 extra_arguments=["--IPKernelApp.log_level=40"],  # a new kernel's warnings are not the run's
             )  # fmt: skip
     except BaseException:
@@ -126,6 +146,15 @@ def _named_errors(notebook: str) -> Iterator[None]:
     except PapermillExecutionError as error:
         last = str(error.evalue).strip() or error.ename
         raise StageError(f"{notebook}, cell {error.cell_index}: {error.ename}: {last}") from None
+    except RuntimeError as error:  # jupyter_client's, or nbclient's once the notebook runs
+        if "Kernel died before" in str(error):
+            raise StageError(f"{notebook}: no process to run it; try {sys.executable} -m ipykernel --version") from None
+        if "Kernel died" not in str(error):
+            raise
+        raise StageError(
+            f"{notebook}: its process was killed: most likely memory ran out, or a disk is full; free some, or lower "
+            "what is done at once (editor.batch, a training's chunk, data.workers), and go on with --resume"
+        ) from None
 
 
 def _without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

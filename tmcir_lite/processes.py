@@ -7,16 +7,27 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from accelerate import PartialState
 
+_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+"""What a launcher tells each of its processes. Only some of them are left over in a shell, and of no group."""
+
 
 def join(device: torch.device) -> PartialState:
     """This process's place among those of the run; alone, it is the main one."""
+    if not _launched():
+        for name in _GROUP:
+            os.environ.pop(name, None)  # else Accelerate waits for the others
     return PartialState(cpu=device.type == "cpu")
 
 
 def own_device(kind: str) -> torch.device:
     """The device of one kind that is this process's own: with several GPUs, that of its local rank."""
-    rank = os.environ.get("LOCAL_RANK")
-    return torch.device(kind, int(rank)) if kind == "cuda" and rank else torch.device(kind)
+    if kind == "cuda" and _launched():
+        return torch.device(kind, int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return torch.device(kind)
+
+
+def _launched() -> bool:
+    return all(os.environ.get(name, "").isdigit() for name in _GROUP)
 
 
 def main_first(device: torch.device) -> AbstractContextManager:

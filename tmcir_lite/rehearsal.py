@@ -5,8 +5,8 @@ The stages are the run's own. Pictures are drawn, the models have the profile's 
 """
 
 import dataclasses
-import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -249,7 +249,6 @@ def _rehearse_training(
     batch = getattr(cfg, section).batch
     while True:
         chunk = getattr(cfg, section).chunk or batch
-        (cfg.run_dir / "config.yaml").unlink(missing_ok=True)  # a run's own guard against other settings
         _forget_peak(device)
         try:
             history = train(cfg)
@@ -290,7 +289,13 @@ def _peak(device: torch.device) -> float:
     """Peak memory in GB: of this stage on a GPU, of the whole process so far on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    if sys.platform == "win32":
+        import psutil  # comes with accelerate
+
+        return psutil.Process().memory_info().peak_wset / 1e9
+    import resource  # which Windows has not
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def _say(cost: Cost) -> None:

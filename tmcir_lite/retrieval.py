@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.evaluation import top
 from tmcir_lite.features import BATCH, encode_images
-from tmcir_lite.files import InputError, atomic
+from tmcir_lite.files import InputError, atomic, new_array
 from tmcir_lite.progress import Progress
 from tmcir_lite.transforms import READINGS, Reader, load_image
 
@@ -40,7 +40,7 @@ def stamp(paths: Sequence[Path], read: Reader) -> str:
 
 
 def _encode(backbone: Backbone, paths: Sequence[Path], file: Path, read: Reader) -> None:
-    features = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(len(paths), backbone.dim))
+    features = new_array(file, np.float32, (len(paths), backbone.dim))
     progress = Progress("gallery", len(paths))
     for start in range(0, len(paths), BATCH):
         chunk = paths[start : start + BATCH]

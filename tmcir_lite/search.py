@@ -116,7 +116,7 @@ def finished_run(run: str | Path) -> Config:
     run = resolve(run)
     if not (run / "atf" / "metrics.json").is_file():
         raise InputError(f"{run}: no finished run in it (no atf/metrics.json); give a folder such as runs/lite")
-    return load_config(run / "config.yaml", [f"runs={run.parent}", f"name={run.name}"])
+    return load_config(run / "config.yaml").model_copy(update={"runs": str(run.parent), "name": run.name})
 
 
 def _tell(line: str) -> None:

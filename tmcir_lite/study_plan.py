@@ -90,7 +90,7 @@ def load_plan(path: Path = PLAN) -> Plan:
         InputError: it is not as `Plan` says, or names a cell or an alignment that it does not have.
     """
     try:
-        plan = Plan.model_validate(yaml.safe_load(path.read_text()))
+        plan = Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise InputError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None

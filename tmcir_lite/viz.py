@@ -50,10 +50,11 @@ def _show(axis, picture: Picture) -> None:
 
 
 def histories(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Training loss and held-out recall by epoch, one line a training."""
+    """Training loss (of which a training of no epochs has none) and held-out recall by epoch, one line a training."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
     for name, table in tables.items():
-        left.plot(table["epoch"], table["loss"], marker="o", label=name)
+        if "loss" in table:
+            left.plot(table["epoch"], table["loss"], marker="o", label=name)
         score = next(column for column in table if column.startswith("heldout_"))
         right.plot(table["epoch"], table[score], marker="o", label=name)
     left.set(xlabel="epoch", ylabel="loss (train)")

@@ -115,7 +115,7 @@ def build_world(world: World, root: Path) -> None:
 def read_attributes(root: Path) -> dict[str, Picture]:
     """Image name -> what it shows, from the side file of one layout's folder."""
     pictures = {}
-    for line in (Path(root) / "attributes.jsonl").read_text().splitlines():
+    for line in (Path(root) / "attributes.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         nuisance = {k: tuple(v) if isinstance(v, list) else v for k, v in record["nuisance"].items()}
         pictures[record["name"]] = Picture(Garment(**record["garment"]), Nuisance(**nuisance))
@@ -238,7 +238,7 @@ def _cirr_record(rng, pairid, group, names, pictures, reference, target):
 
 def _write_attributes(root: Path, pictures: dict[str, Picture]) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / "attributes.jsonl", "a") as file:
+    with open(root / "attributes.jsonl", "a", encoding="utf-8") as file:
         for name, (garment, nuisance) in pictures.items():
             record = {"name": name, "garment": dataclasses.asdict(garment), "nuisance": dataclasses.asdict(nuisance)}
             file.write(json.dumps(record) + "\n")

@@ -1,0 +1,32 @@
+"""The notebooks run with every value that the profile documents, not with the lite profile's alone."""
+
+import shutil
+
+import nbformat
+import pytest
+
+from tmcir_lite.config import load_config
+from tmcir_lite.pipeline import FOLDER
+
+
+@pytest.mark.parametrize(
+    ("notebook", "change", "there"),
+    [
+        ("03_iacma", "iacma.epochs=0", ["pseudo_targets"]),
+        ("04_atf", "atf.epochs=0", ["iacma"]),
+        ("04_atf", "atf.fusion=sum", ["iacma"]),
+        ("04_atf", "atf.fusion=cross-attention", ["iacma"]),
+    ],
+)
+def test_a_notebook_runs_with(notebook, change, there, tiny, cfg, tmp_path):
+    """On a tiny run, of which the stages before are there."""
+    overrides = [*tiny, f"runs={tmp_path}", change]
+    for stage in there:
+        shutil.copytree(cfg.run_dir / stage, load_config("lite", overrides).run_dir / stage)
+    names = {"display": lambda *figures: None}
+    for cell in nbformat.read(FOLDER / f"{notebook}.ipynb", as_version=4).cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            names |= {"profile": "lite", "overrides": overrides}
+        elif cell.cell_type == "code":
+            lines = [line for line in cell.source.splitlines() if not line.startswith("%")]
+            exec(compile("\n".join(lines), f"{notebook} {cell.id}", "exec"), names)
