@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from tmcir_lite.config import Editor
 from tmcir_lite.files import InputError, resolve
-from tmcir_lite.hub import explain, first_line
+from tmcir_lite.hub import explain, one_line
 from tmcir_lite.model_card import check_hashes
 
 
@@ -40,7 +40,7 @@ def load_editor(settings: Editor, device: torch.device) -> DiffusionPipeline:
                 source, revision=settings.revision, torch_dtype=half_precision(device), use_safetensors=True
             )
     except Exception as error:  # hub, licence, file and class errors alike come through here
-        reason = first_line(error) if local.is_dir() else explain(error, source, settings.revision)
+        reason = one_line(error) if local.is_dir() else explain(error, source, settings.revision)
         raise InputError(f"editor.model: {source} (revision {settings.revision}) cannot be loaded: {reason}") from error
     _check_edits(pipeline, settings)
     pipeline.set_progress_bar_config(disable=True)
@@ -88,8 +88,10 @@ def _quiet():
 def edit(
     pipeline: DiffusionPipeline, images: Sequence[Image.Image], prompts: Sequence[str], seeds: Sequence[int],
     settings: Editor,
-) -> list[Image.Image]:  # fmt: skip
+) -> list[Image.Image | None]:  # fmt: skip
     """Edits a batch of RGB pictures, each with a noise of its own seed, so that neighbours do not change it.
+
+    None stands for a picture that the editor's own safety checker, where it has one, took for indecent and blacked.
 
     The noise is drawn on the CPU: the same seed gives the same noise on every device. Pictures are padded to a square
     and resized to `settings.size`. With `start: reference` sampling begins at the reference's latents plus
@@ -116,7 +118,9 @@ def edit(
         options["latents"] = _start(pipeline, squares, generators, settings.start_noise)
     accepted = inspect.signature(pipeline.__call__).parameters
     options = {name: value for name, value in options.items() if name in accepted}
-    return pipeline(prompt=list(prompts), image=squares, **options).images
+    drawn = pipeline(prompt=list(prompts), image=squares, **options)
+    blacked = getattr(drawn, "nsfw_content_detected", None) or [False] * len(drawn.images)
+    return [None if black else picture for picture, black in zip(drawn.images, blacked, strict=True)]
 
 
 def _start(pipeline, images, generators, start_noise: float) -> torch.Tensor:
