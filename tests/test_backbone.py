@@ -152,6 +152,7 @@ def test_pooled_features_are_those_of_class_and_end_token(name):
         {"vision_cfg": {"pool_type": "avg"}},
         {"vision_cfg": {"attentional_pool": "parallel"}},
         {"vision_cfg": {"patch_dropout": 0.5}},
+        {"vision_cfg": {"image_size": [64, 96]}},
         {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}},
         {"text_cfg": {"pool_type": "last"}},
         {"text_cfg": {"pool_type": "eos", "eos_id": 2}},
@@ -179,6 +180,17 @@ def test_a_tokenizer_whose_end_token_is_not_the_highest_is_refused(backbone, tmp
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="end token another id"):
         load_backbone(f"local-dir:{tmp_path}")
+
+
+def test_a_folder_without_its_tokenizer_is_one_clear_line(backbone, tmp_path):
+    backbone.save(tmp_path)
+    for path in tmp_path.glob("*token*"):
+        path.unlink()
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+    with pytest.raises(InputError, match="cannot be loaded: .*tokenizer") as caught:
+        load_backbone(f"local-dir:{tmp_path}")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("config", [[], {}, {"model_cfg": {"embed_dim": 3}}, {"model_cfg": {"vision_cfg": 1}}])

@@ -66,6 +66,9 @@ def check_architecture(name: str, config: Any) -> None:
     ]
     if isinstance(sections["vision_cfg"].get("layers"), list):
         wrong.append("a ResNet (vision_cfg.layers is a list)")
+    size = sections["vision_cfg"].get("image_size")
+    if isinstance(size, list) and len(set(size)) > 1:
+        wrong.append(f"pictures that are not square (vision_cfg.image_size: {size})")
     if "multimodal_cfg" in config:
         wrong.append("a decoder beside it, as CoCa (multimodal_cfg)")
     if wrong:

@@ -229,7 +229,8 @@ def _explained(name: str, pretrained: str | None):
     except SafetensorError as error:
         raise InputError(f"{where}: not a whole safetensors file ({one_line(error)}); fetch it again") from error
     except Exception as error:
-        raise InputError(f"{where} cannot be loaded: {explain(error, hub_id(name, pretrained))}") from error
+        reason = one_line(error) if name.startswith(_LOCAL) else explain(error, hub_id(name, pretrained))
+        raise InputError(f"{where} cannot be loaded: {reason}") from error
 
 
 @contextlib.contextmanager
