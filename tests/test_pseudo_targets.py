@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tmcir_lite.editors import edit, load_editor
 from tmcir_lite.files import InputError, sha256
 from tmcir_lite.garments import draw, sample_garment, sample_nuisance
 from tmcir_lite.pseudo_targets import MANIFEST, Job, generate, without_picture
+from tmcir_lite.run_data import Data, iacma_images
 from tmcir_lite.transforms import load_image
 
 CPU = torch.device("cpu")
@@ -139,6 +141,26 @@ def test_what_is_always_blacked_is_left_out_and_counted(checked, settings, jobs,
     assert json.loads(manifest.splitlines()[0])["nsfw"] == 4
     assert generate(lambda: pytest.fail("loaded"), jobs, one_by_one, tmp_path, CPU) == records
     assert (tmp_path / MANIFEST).read_text() == manifest
+
+
+@pytest.mark.parametrize("images", ["pseudo", "mixed"])
+def test_iacma_learns_without_what_was_left_out_and_says_so(tmp_path, capsys, images):
+    cfg = load_config("lite", [f"runs={tmp_path}", f"iacma.images={images}"])
+    folder = cfg.run_dir / "pseudo_targets"
+    folder.mkdir(parents=True)
+    triplets = [SimpleNamespace(id=f"q{number}", target_name=f"t{number}") for number in range(3)]
+    train = SimpleNamespace(
+        triplets=triplets, images={t.target_name: folder / f"{t.target_name}.png" for t in triplets}
+    )
+    records = [{"id": "q0", "sha256": "0"}, {"id": "q1", "nsfw": 4}, {"id": "q2", "sha256": "0"}]
+    (folder / MANIFEST).write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name in ("q0", "q2"):
+        (folder / f"{name}.png").touch()
+    assert list(iacma_images(cfg, Data(train, None, [], []))) == ["q0", "q2"]
+    assert "without 1 of 3 triplets" in capsys.readouterr().out
+    (folder / "q2.png").unlink()
+    with pytest.raises(InputError, match="q2.png: no such pseudo-target"):
+        iacma_images(cfg, Data(train, None, [], []))
 
 
 def test_a_checker_that_blacks_everything_is_one_clear_line(checked, settings, jobs, tmp_path):
