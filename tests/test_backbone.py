@@ -4,10 +4,13 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
+from tmcir_lite.architectures import known_architecture
 from tmcir_lite.backbone import Backbone, hub_id, load_backbone
 from tmcir_lite.config import load_config
-from tmcir_lite.files import InputError, write_json
+from tmcir_lite.files import ROOT, InputError, read_json, write_json
 
 TEXTS = ["is red with longer sleeves", "is plain", "ein ganz anderes Wort: Ærø 42!"]
 
@@ -62,8 +65,6 @@ def test_real_architecture_saves_and_loads_with_random_weights(tmp_path):
     config["text_cfg"] |= {"layers": 1}
     write_json(tmp_path / "open_clip_config.json", {"model_cfg": config})
     model = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False)
-    from safetensors.torch import save_file
-
     save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
     backbone = load_backbone(f"local-dir:{tmp_path}").eval()
     backbone.save(tmp_path / "again")
@@ -83,6 +84,216 @@ def test_bad_names_are_one_clear_line(tmp_path):
         load_backbone("ViT-B-32", "openai")
     with pytest.raises(InputError, match="holds no open_clip_config.json"):
         load_backbone(f"local-dir:{tmp_path}")
+
+
+REFUSED = {  # a part of the name or of its configuration -> what the line says
+    "CLIPA": "not its class token's",
+    "worldwide": "not read at the highest id",
+    "coca": "a decoder beside it",
+    "roberta": "a Hugging Face text tower",
+    "SigLIP": "timm's visual encoder",
+    "RN50": "a ResNet",
+    "convnext": "timm's visual encoder",
+}
+
+
+@pytest.mark.parametrize("name", open_clip.list_models())
+def test_a_name_is_accepted_only_where_tokens_and_pooled_features_are_what_they_are_taken_for(name):
+    """Of every architecture that open_clip knows, by its configuration alone."""
+    config = open_clip.get_model_config(name)
+    vision, text = open_clip.CLIPVisionCfg(**config["vision_cfg"]), open_clip.CLIPTextCfg(**config["text_cfg"])
+    right = (
+        (vision.timm_model_name, vision.attentional_pool, vision.pool_type, vision.patch_dropout)
+        == (None, False, "tok", 0.0)
+        and (text.hf_model_name, text.embed_cls, text.pool_type, text.proj_type) == (None, False, "argmax", "linear")
+        and isinstance(vision.layers, int)
+        and "multimodal_cfg" not in config
+    )
+    if right:
+        known_architecture(name)
+        assert text.hf_tokenizer_name is None  # open_clip's own gives the end token the highest id
+        assert type(open_clip.get_tokenizer(name)) is open_clip.SimpleTokenizer
+        assert not any(part in name for part in REFUSED)
+        return
+    with pytest.raises(InputError, match=f"^backbone.name: {name} has .*; what is needed is") as caught:
+        load_backbone(name, "openai")
+    assert "\n" not in str(caught.value)
+    for part, words in REFUSED.items():
+        assert part not in name or words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["ViT-B-32", "ViT-B-16-plus-240", "ViT-L-14-336-quickgelu", "ViT-H-14", "ViT-bigG-14-quickgelu", "ViT-g-14"]
+)
+def test_the_usual_names_are_accepted(name):
+    assert known_architecture(name) == open_clip.get_model_config(name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ViT-S-32-alt", "ViT-B-16-plus-240", "ViT-L-14-280", "ViT-H-14-quickgelu"])
+def test_pooled_features_are_those_of_class_and_end_token(name):
+    config = known_architecture(name)
+    config["vision_cfg"] |= {"layers": 2, "width": 32, "head_width": 16}
+    config["text_cfg"] |= {"layers": 2, "width": 32, "heads": 2}
+    clip = open_clip.CLIP(**config | {"embed_dim": 16}).eval()
+    backbone = Backbone(clip, open_clip.get_tokenizer(name), config, 1.25)
+    visual, size = clip.visual, config["vision_cfg"]["image_size"]
+    pixels = torch.randn(2, 3, size, size)
+    out = visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True, output_extra_tokens=True)
+    torch.testing.assert_close(backbone.image(pixels).pooled, out["image_intermediates_prefix"][-1][:, 0] @ visual.proj)
+    text = backbone.text(backbone.tokenize(TEXTS))
+    for row in range(3):
+        torch.testing.assert_close(text.tokens[row, text.mask[row]][-1], text.pooled[row])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vision_cfg": {"pool_type": "avg"}},
+        {"vision_cfg": {"attentional_pool": "parallel"}},
+        {"vision_cfg": {"patch_dropout": 0.5}},
+        {"vision_cfg": {"image_size": [64, 96]}},
+        {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}},
+        {"text_cfg": {"pool_type": "last"}},
+        {"text_cfg": {"pool_type": "eos", "eos_id": 2}},
+        {"text_cfg": {"embed_cls": True}},
+        {"text_cfg": {"proj_type": "none"}},
+        {"text_cfg": {"hf_model_name": "roberta-base"}},
+    ],
+)
+def test_a_folder_of_a_refused_kind_is_refused_too(backbone, tmp_path, change):
+    backbone.save(tmp_path)
+    config = read_json(tmp_path / "open_clip_config.json")
+    ((section, values),) = change.items()
+    config["model_cfg"][section] |= values
+    write_json(tmp_path / "open_clip_config.json", config)
+    key = f"{section}.{next(iter(values))}"
+    with pytest.raises(InputError, match=key):
+        load_backbone(f"local-dir:{tmp_path}")
+
+
+def test_a_tokenizer_whose_end_token_is_not_the_highest_is_refused(backbone, tmp_path):
+    backbone.save(tmp_path)
+    AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_tokens(["[one more]"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="end token another id"):
+        load_backbone(f"local-dir:{tmp_path}")
+
+
+def test_a_folder_without_its_tokenizer_is_one_clear_line(backbone, tmp_path):
+    backbone.save(tmp_path)
+    for path in tmp_path.glob("*token*"):
+        path.unlink()
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+    with pytest.raises(InputError, match="cannot be loaded: .*tokenizer") as caught:
+        load_backbone(f"local-dir:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [[], {}, {"model_cfg": {"embed_dim": 3}}, {"model_cfg": {"vision_cfg": 1}}])
+def test_a_folder_with_another_configuration_is_one_clear_line(backbone, tmp_path, config):
+    backbone.save(tmp_path)
+    write_json(tmp_path / "open_clip_config.json", config)
+    with pytest.raises(InputError, match="has no model_cfg with vision_cfg and text_cfg"):
+        load_backbone(f"local-dir:{tmp_path}")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Random weights of a small built-in architecture that has no QuickGELU twin, as a file."""
+    path = tmp_path_factory.mktemp("file") / "weights.safetensors"
+    torch.manual_seed(1)
+    save_file(open_clip.create_model("ViT-S-32-alt").state_dict(), path)
+    return path
+
+
+def test_a_weight_file_gives_its_weights(file):
+    backbone, weights = load_backbone("ViT-S-32-alt", str(file)), load_file(file)
+    assert all(torch.equal(value, weights[name]) for name, value in backbone.clip.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14", "ViT-H-14"])
+def test_a_weight_file_of_unsaid_activation_is_refused(file, name):
+    with pytest.raises(InputError, match=f"does not say its activation: write backbone.name: {name}-quickgelu"):
+        load_backbone(name, str(file))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "ViT-S-32", "ViT-S-16-alt"])
+def test_a_weight_file_of_another_architecture_is_one_clear_line(file, name):
+    with pytest.raises(InputError, match=f"{name} .*weights.safetensors.*Error.*load.*state_dict") as caught:
+        load_backbone(name, str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_positions_of_another_size_are_not_stretched(file, tmp_path):
+    """open_clip's own loader would resize them and say nothing."""
+    weights = load_file(file)
+    weights["visual.positional_embedding"] = weights["visual.positional_embedding"][:17].clone()
+    save_file(weights, tmp_path / "smaller.safetensors")
+    with pytest.raises(InputError, match="positional_embedding"):
+        load_backbone("ViT-S-32-alt", str(tmp_path / "smaller.safetensors"))
+
+
+@pytest.mark.parametrize("kept", [0, 5, 10_000])
+def test_a_weight_file_that_is_not_whole_is_one_clear_line(file, tmp_path, kept):
+    path = tmp_path / "part.safetensors"
+    path.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(InputError, match="part.safetensors: not a whole safetensors file"):
+        load_backbone("ViT-S-32-alt", str(path))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt"])
+def test_a_pickle_is_never_read(tmp_path, suffix):
+    path = tmp_path / f"tuned_clip{suffix}"
+    torch.save({"CLIP": {"logit_scale": torch.ones(())}, "epoch": 3}, path)
+    with pytest.raises(InputError, match="only safetensors are read.*data/README.md converts"):
+        load_backbone("ViT-B-32-quickgelu", str(path))
+
+
+def test_the_documented_lines_convert_a_fine_tuned_checkpoint(file, tmp_path, monkeypatch):
+    """A checkpoint as CLIP4Cir's training leaves it."""
+    text = (ROOT / "data" / "README.md").read_text()
+    (code,) = (part.split("```")[0] for part in text.split("```python\n")[1:] if "tuned_clip" in part)
+    monkeypatch.chdir(tmp_path)
+    torch.save({"epoch": 3, "CLIP": load_file(file)}, "tuned_clip.pt")
+    exec(f"import torch, safetensors.torch\n{code}", {})
+    backbone = load_backbone("ViT-S-32-alt", str(tmp_path / "tuned_clip.safetensors"))
+    assert all(torch.equal(value, load_file(file)[name]) for name, value in backbone.clip.state_dict().items())
+
+
+def test_a_folder_in_the_place_of_a_file_says_how_to_name_it(tmp_path):
+    with pytest.raises(InputError, match=f"write backbone.name: local-dir:{tmp_path} and null"):
+        load_backbone("ViT-B-32", str(tmp_path))
+
+
+def test_random_weights_are_never_started_from(clip_folder):
+    with pytest.raises(InputError, match="null would start ViT-B-32 from random weights; name a tag .openai, "):
+        load_backbone("ViT-B-32")
+    with pytest.raises(InputError, match="brings weights of its own; write null"):
+        load_backbone(f"local-dir:{clip_folder}", "openai")
+
+
+def test_a_hub_name_without_a_network_is_one_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"hf-hub:laion/CLIP cannot be loaded.*cannot be reached.*download laion/CLIP"):
+        load_backbone("hf-hub:laion/CLIP")
+
+
+def test_a_hub_model_whose_weights_cannot_be_had_is_not_started_at_random(monkeypatch):
+    """open_clip itself would go on with random ones after a warning."""
+
+    def refuse(*_, **__):
+        raise FileNotFoundError("no weights")
+
+    config = {"model_cfg": open_clip.get_model_config("ViT-S-32-alt")}
+    monkeypatch.setattr("open_clip.factory._get_hf_config", lambda *_, **__: config)
+    monkeypatch.setattr("open_clip.factory.download_pretrained_from_hf", refuse)
+    with pytest.raises(InputError, match="hf-hub:owner/name cannot be loaded: Required pretrained weights"):
+        load_backbone("hf-hub:owner/name")
 
 
 def test_changed_weights_are_refused(backbone, tmp_path):

@@ -13,6 +13,7 @@ def published(tmp_path):
     work.mkdir()
     (made / "weights.safetensors").write_bytes(b"12345")
     (made / "config.json").write_text("{}")
+    (made / "merges.txt").write_text("#version: 0.2\n")
     (work / "history.csv").write_text("epoch,loss\n1,0.5\n")
     out = tmp_path / "models" / "tiny"
     out.mkdir(parents=True)
@@ -34,14 +35,14 @@ def test_publishing_replaces_what_was_there(published):
     check_hashes(published)
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json", "merges.txt"])
 @pytest.mark.parametrize("damage", ["changed", "missing"])
-def test_a_damaged_weight_file_is_named(published, damage):
-    weights = published / "weights.safetensors"
+def test_a_damaged_weight_or_tokenizer_file_is_named(published, damage, name):
     if damage == "changed":
-        weights.write_bytes(b"1234X")
+        (published / name).write_bytes(b"1234X")
     else:
-        weights.unlink()
-    with pytest.raises(InputError, match=r"weights\.safetensors.*retrain"):
+        (published / name).unlink()
+    with pytest.raises(InputError, match=rf"{name}.*retrain"):
         check_hashes(published)
 
 

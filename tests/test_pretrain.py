@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tmcir_lite.backbone import load_backbone
@@ -72,9 +73,13 @@ def test_editor_command_leaves_a_pipeline_that_edits(tmp_path, monkeypatch):
     out = run(editor, tmp_path, "--epochs=1", "--decoder-epochs=1")
     check_hashes(out)
     card = (out / "README.md").read_text()
+    assert "tokenizer/vocab.json" in card  # what transformers 4 needs, also where 5 trained
+    assert "tokenizer/merges.txt" in card
     assert "16 edits; decoder 64 pictures" in card
     assert card.count("| all ") == 2  # the editor's edits, and perfect ones through the autoencoder
     assert "grey levels" in card
+    with safe_open(out / "text_encoder" / "model.safetensors", "pt") as file:
+        assert all(name.startswith("text_model.") for name in file.keys())  # noqa: SIM118
     assert json.loads((out / "model_index.json").read_text())["_class_name"] == "StableDiffusionInstructPix2PixPipeline"
     settings = load_config("lite", [f"editor.model={out}", "device=cpu"]).editor
     reference, _, text = sample_edits(1, seed=3)[0]
@@ -111,5 +116,5 @@ def test_editor_goes_on_from_a_published_one(tmp_path, monkeypatch):
     card = (second / "README.md").read_text()
     assert "**training 1 (samples seen)**: 16 edits; decoder" in card
     assert (second / "training_log_1.csv").read_text() == (first / "training_log.csv").read_text()
-    for name in ("tokenizer/tokenizer.json", "vae/diffusion_pytorch_model.safetensors"):
+    for name in ("tokenizer/vocab.json", "vae/diffusion_pytorch_model.safetensors"):
         assert (second / name).read_bytes() == (first / name).read_bytes()

@@ -2,16 +2,20 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tmcir_lite.config import load_config
 from tmcir_lite.editors import edit, load_editor
 from tmcir_lite.files import InputError, sha256
 from tmcir_lite.garments import draw, sample_garment, sample_nuisance
-from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
+from tmcir_lite.pseudo_targets import MANIFEST, Job, generate, without_picture
+from tmcir_lite.run_data import Data, iacma_images
+from tmcir_lite.transforms import load_image
 
 CPU = torch.device("cpu")
 
@@ -43,8 +47,6 @@ def files(folder):
 
 
 def test_neighbours_do_not_change_a_picture(pipeline, settings, jobs):
-    from PIL import Image
-
     pictures = [Image.open(job.reference) for job in jobs[:3]]
     together = edit(pipeline, pictures, ["is red", "is plain", "is blue"], [1, 2, 3], settings)
     alone = edit(pipeline, pictures[1:2], ["is plain"], [2], settings)[0]
@@ -83,6 +85,87 @@ def test_other_settings_in_the_same_folder_are_refused(pipeline, settings, jobs,
     generate(lambda: pipeline, jobs[:2], settings, tmp_path, CPU)
     with pytest.raises(InputError, match="begun with another steps"):
         generate(lambda: pipeline, jobs, settings.model_copy(update={"steps": 3}), tmp_path, CPU)
+
+
+class Checker:
+    """Stands for diffusers' safety checker: blacks the first pictures that it sees, up to `blacks`."""
+
+    def __init__(self, blacks):
+        self.blacks, self.seen = blacks, 0
+
+    def __call__(self, images, clip_input):
+        found = [self.seen + place < self.blacks for place in range(len(images))]
+        self.seen += len(images)
+        images[found] = 0
+        return images, found
+
+
+@pytest.fixture
+def checked(settings):
+    """Gives a pipeline with a safety checker that blacks so many draws."""
+
+    class Features(dict):
+        pixel_values = torch.zeros(1)
+
+        def to(self, device):
+            return self
+
+    def load(blacks):
+        pipeline = load_editor(settings, CPU)
+        pipeline.register_modules(safety_checker=Checker(blacks), feature_extractor=lambda *_, **__: Features())
+        return pipeline
+
+    return load
+
+
+def test_what_the_safety_checker_blacks_is_drawn_again(checked, pipeline, settings, jobs, tmp_path):
+    records = generate(lambda: checked(1), jobs, settings, tmp_path / "checked", CPU)
+    generate(lambda: pipeline, jobs, settings, tmp_path / "plain", CPU)
+    assert [record["id"] for record in records] == [job.id for job in jobs]
+    assert [record.get("nsfw") for record in records] == [1, None, None, None, None]
+    again = edit(pipeline, [load_image(jobs[0].reference)], [jobs[0].prompt], [records[0]["redrawn_with"]], settings)[0]
+    with Image.open(tmp_path / "checked" / "q0.png") as picture:
+        assert np.asarray(picture).any()
+        assert np.abs(np.asarray(picture, int) - np.asarray(again, int)).max() <= 1
+    assert records[1:] == [json.loads(line) for line in (tmp_path / "plain" / MANIFEST).read_text().splitlines()][1:]
+
+
+def test_what_is_always_blacked_is_left_out_and_counted(checked, settings, jobs, tmp_path, capsys):
+    one_by_one = settings.model_copy(update={"batch": 1})
+    records = generate(lambda: checked(4), jobs, one_by_one, tmp_path, CPU)
+    assert "1 of 5 pseudo-targets are left out" in capsys.readouterr().out
+    assert [record["id"] for record in records] == ["q1", "q2", "q3", "q4"]
+    assert not (tmp_path / "q0.png").exists()
+    assert without_picture(tmp_path) == {"q0"}
+    manifest = (tmp_path / MANIFEST).read_text()
+    assert json.loads(manifest.splitlines()[0])["nsfw"] == 4
+    assert generate(lambda: pytest.fail("loaded"), jobs, one_by_one, tmp_path, CPU) == records
+    assert (tmp_path / MANIFEST).read_text() == manifest
+
+
+@pytest.mark.parametrize("images", ["pseudo", "mixed"])
+def test_iacma_learns_without_what_was_left_out_and_says_so(tmp_path, capsys, images):
+    cfg = load_config("lite", [f"runs={tmp_path}", f"iacma.images={images}"])
+    folder = cfg.run_dir / "pseudo_targets"
+    folder.mkdir(parents=True)
+    triplets = [SimpleNamespace(id=f"q{number}", target_name=f"t{number}") for number in range(3)]
+    train = SimpleNamespace(
+        triplets=triplets, images={t.target_name: folder / f"{t.target_name}.png" for t in triplets}
+    )
+    records = [{"id": "q0", "sha256": "0"}, {"id": "q1", "nsfw": 4}, {"id": "q2", "sha256": "0"}]
+    (folder / MANIFEST).write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name in ("q0", "q2"):
+        (folder / f"{name}.png").touch()
+    assert list(iacma_images(cfg, Data(train, None, [], []))) == ["q0", "q2"]
+    assert "without 1 of 3 triplets" in capsys.readouterr().out
+    (folder / "q2.png").unlink()
+    with pytest.raises(InputError, match="q2.png: no such pseudo-target"):
+        iacma_images(cfg, Data(train, None, [], []))
+
+
+def test_a_checker_that_blacks_everything_is_one_clear_line(checked, settings, jobs, tmp_path):
+    with pytest.raises(InputError, match="blacked every picture"):
+        generate(lambda: checked(1000), jobs, settings, tmp_path, CPU)
 
 
 def test_missing_editor_is_one_clear_line(settings, tmp_path):

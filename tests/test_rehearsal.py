@@ -64,6 +64,11 @@ def test_the_largest_that_fits():
         rehearsal._largest(run, 8, 64)
 
 
+def test_an_architecture_that_a_run_would_refuse_is_not_rehearsed(small):
+    with pytest.raises(InputError, match="ViT-L-14-CLIPA has an image feature that is not its class token's"):
+        rehearse(load_config("fashioniq", [*small, "backbone.name=ViT-L-14-CLIPA"]))
+
+
 def test_too_little_disk_stops_at_once(small, monkeypatch):
     monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1e6}))
     with pytest.raises(InputError, match="the disk has 0.0 GB free; set runs"):

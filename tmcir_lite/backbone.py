@@ -8,16 +8,18 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.transformer import VisionTransformer
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 from torchvision.transforms.functional import to_pil_image
 
+from tmcir_lite.architectures import HUB, check_architecture, check_tokenizer, known_architecture
 from tmcir_lite.config import Backbone as Settings
 from tmcir_lite.encoded import ImageFeatures, TextFeatures
 from tmcir_lite.files import InputError, read_json, resolve, write_json
-from tmcir_lite.hub import explain
+from tmcir_lite.hub import explain, one_line
 from tmcir_lite.model_card import check_hashes
 from tmcir_lite.training import save_weights
 from tmcir_lite.transforms import Reader, load_image, pixels, preprocess
@@ -30,16 +32,12 @@ class Backbone(nn.Module):
     """Both encoders of an open_clip model.
 
     Tokens take the same way into the shared space as the pooled feature: the encoder's last norm, then its projection.
-    CLIP never trained them there (only the pooled feature), so using them so is our reading.
-
-    Raises:
-        InputError: the visual encoder is no vision transformer with a projection.
+    CLIP never trained them there (only the pooled feature), so using them so is our reading. Which architectures this
+    is right for is said in `architectures`.
     """
 
     def __init__(self, clip: nn.Module, tokenizer, config: dict[str, Any], target_pad: float):
         super().__init__()
-        if not isinstance(clip.visual, VisionTransformer) or clip.visual.proj is None:
-            raise InputError("backbone: its visual encoder gives no tokens in the shared space; use a ViT of open_clip")
         self.clip, self.tokenizer, self.config = clip, tokenizer, config
         self._target_pad = target_pad
 
@@ -150,54 +148,94 @@ class Backbone(nn.Module):
 
 
 def load_backbone(name: str, pretrained: str | None = None, target_pad: float = 1.25) -> Backbone:
-    """Loads an open_clip model: `local-dir:<folder>`, or a name and a pretrained tag (or weight file).
+    """Loads an open_clip model: `local-dir:<folder>`, `hf-hub:<owner>/<name>`, or a built-in name with its weights.
+
+    Args:
+        pretrained: the weights of a built-in name: a tag of open_clip, or a safetensors file. A file does not say with
+            which activation it was trained, so the name has to: one that ends in -quickgelu, or one that has no such
+            twin. (A folder says it in its open_clip_config.json.) Pixels are then normalised as OpenAI's.
 
     Raises:
-        InputError: unknown name or tag, a folder without a model, a weight file that differs from its recorded hash,
-            weights of another activation (QuickGELU), or weights that cannot be had.
+        InputError: unknown name or tag, an architecture or tokenizer that `architectures` refuses, no weights named, a
+            folder without a model, a weight file that differs from its recorded hash or from the architecture, weights
+            of another activation (QuickGELU) or perhaps so, or weights that cannot be had.
     """
+    file = None
+    if name.startswith((_LOCAL, HUB)) and pretrained is not None:
+        raise InputError(f"backbone.pretrained: {pretrained!r}: {name} brings weights of its own; write null")
     if name.startswith(_LOCAL):
-        folder = resolve(name.removeprefix(_LOCAL))
-        for file in (_CONFIG, _WEIGHTS):
-            if not (folder / file).is_file():
-                raise InputError(f"backbone.name: {folder} holds no {file}; give the folder of an open_clip model")
-        check_hashes(folder)
-        config, name, pretrained = read_json(folder / _CONFIG), f"{_LOCAL}{folder}", None
+        folder = _model_folder(name)
+        config, name = read_json(folder / _CONFIG), f"{_LOCAL}{folder}"
+        check_architecture(name, config.get("model_cfg") if isinstance(config, dict) else None)
     else:
-        config = {"model_cfg": _known(name, pretrained)}
-    with _quiet():
-        try:
-            clip = open_clip.create_model(name, pretrained=pretrained)
-            tokenizer = open_clip.get_tokenizer(name)
-        except Exception as error:  # open_clip lets through whatever its download or checkpoint readers raise
-            reason = explain(error, hub_id(name, pretrained))
-            raise InputError(f"backbone.name: {name} {pretrained or ''} cannot be loaded: {reason}") from error
+        config = {"model_cfg": known_architecture(name)}
+        if not name.startswith(HUB):
+            file = _weight_file(name, pretrained, config["model_cfg"])
+    with _quiet(), _explained(name, pretrained):
+        clip = open_clip.create_model(name, pretrained=None if file else pretrained, require_pretrained=not file)
+        if file:
+            clip.load_state_dict(load_file(file))  # not by open_clip, which stretches positions of another size
+        tokenizer = open_clip.get_tokenizer(name)
+    check_tokenizer(name, tokenizer)
     config.setdefault("preprocess_cfg", open_clip.get_model_preprocess_cfg(clip))
     return Backbone(clip, tokenizer, config, target_pad)
 
 
-def _known(name: str, pretrained: str | None) -> dict[str, Any]:
-    """The architecture of a built-in model, after checking that the tag belongs to it."""
-    config = open_clip.get_model_config(name)
-    if config is None:
-        raise InputError(f"backbone.name: open_clip knows no model {name!r}; open_clip.list_models() names them")
-    if pretrained is None or Path(pretrained).is_file():
-        return config
+def _model_folder(name: str) -> Path:
+    """The folder of a `local-dir:` name, after comparing its files with their hashes."""
+    folder = resolve(name.removeprefix(_LOCAL))
+    for file in (_CONFIG, _WEIGHTS):
+        if not (folder / file).is_file():
+            raise InputError(f"backbone.name: {folder} holds no {file}; give the folder of an open_clip model")
+    check_hashes(folder)
+    return folder
+
+
+def _weight_file(name: str, pretrained: str | None, config: dict[str, Any]) -> Path | None:
+    """The file that `pretrained` names, None if it names a tag; after checking that either goes with the model."""
+    known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+    if pretrained is None:
+        raise InputError(f"backbone.pretrained: null would start {name} from random weights; name a tag ({known}) or a "
+                         "safetensors file")  # fmt: skip
     tag = open_clip.get_pretrained_cfg(name, pretrained)
-    if not tag:
-        known = ", ".join(open_clip.list_pretrained_tags_by_model(name))
-        raise InputError(f"backbone.pretrained: {name} has no weights {pretrained!r}; known: {known}")
-    if bool(tag.get("quick_gelu")) != bool(config.get("quick_gelu")):
-        other = name.removesuffix("-quickgelu") if config.get("quick_gelu") else f"{name}-quickgelu"
-        raise InputError(f"backbone.name: the weights {pretrained!r} were trained with the activation of {other}, "
-                         f"not of {name}; write backbone.name: {other}")  # fmt: skip
-    return config
+    if tag:
+        if bool(tag.get("quick_gelu")) != bool(config.get("quick_gelu")):
+            other = name.removesuffix("-quickgelu") if config.get("quick_gelu") else f"{name}-quickgelu"
+            raise InputError(f"backbone.name: the weights {pretrained!r} were trained with the activation of {other}, "
+                             f"not of {name}; write backbone.name: {other}")  # fmt: skip
+        return None
+    file = resolve(pretrained)
+    if file.is_dir():
+        raise InputError(f"backbone.pretrained: {file} is a folder; write backbone.name: {_LOCAL}{file} and null here")
+    if not file.is_file():
+        raise InputError(f"backbone.pretrained: {name} has no weights {pretrained!r}; known: {known}, or a file")
+    if file.suffix != ".safetensors":
+        raise InputError(f"backbone.pretrained: {file}: only safetensors are read, for a pickle can run code; "
+                         "data/README.md converts it in three lines")  # fmt: skip
+    if f"{name}-quickgelu" in open_clip.list_models():
+        raise InputError(f"backbone.pretrained: {file}: a file does not say its activation: write backbone.name: "
+                         f"{name}-quickgelu if it is OpenAI's or was fine-tuned from that, else make it a folder with "
+                         "an open_clip_config.json (data/README.md) and name that")  # fmt: skip
+    return file
 
 
 def hub_id(name: str, pretrained: str | None) -> str:
     """Where on the hub open_clip gets these weights: "owner/name", or the name itself where it is not known."""
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
-    return (tag or {}).get("hf_hub", name).strip("/")
+    return (tag or {}).get("hf_hub", name.removeprefix(HUB)).strip("/")
+
+
+@contextlib.contextmanager
+def _explained(name: str, pretrained: str | None):
+    """Makes one line of whatever open_clip, its downloads and its readers of checkpoints let through."""
+    where = f"backbone.name: {name} {pretrained or ''}".rstrip()
+    try:
+        yield
+    except SafetensorError as error:
+        raise InputError(f"{where}: not a whole safetensors file ({one_line(error)}); fetch it again") from error
+    except Exception as error:
+        reason = one_line(error) if name.startswith(_LOCAL) else explain(error, hub_id(name, pretrained))
+        raise InputError(f"{where} cannot be loaded: {reason}") from error
 
 
 @contextlib.contextmanager

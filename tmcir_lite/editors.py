@@ -2,6 +2,8 @@
 
 import contextlib
 import inspect
+import logging
+import textwrap
 import warnings
 from collections.abc import Sequence
 
@@ -14,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from tmcir_lite.config import Editor
 from tmcir_lite.files import InputError, resolve
-from tmcir_lite.hub import explain, first_line
+from tmcir_lite.hub import explain, one_line
 from tmcir_lite.model_card import check_hashes
 
 
@@ -23,11 +25,12 @@ def load_editor(settings: Editor, device: torch.device) -> DiffusionPipeline:
 
     Raises:
         InputError: an unknown pipeline class, no such folder, model or revision, a licence not accepted, a hub that
-            cannot be reached, a file that differs from its recorded hash, or no safetensors in it.
+            cannot be reached, a file that differs from its recorded hash, no safetensors in it, or not all weights.
     """
     cls = getattr(diffusers, settings.pipeline or "DiffusionPipeline", None)
     if not (isinstance(cls, type) and issubclass(cls, DiffusionPipeline)):
-        raise InputError(f"editor.pipeline: diffusers {diffusers.__version__} has no pipeline {settings.pipeline!r}")
+        raise InputError(f"editor.pipeline: diffusers {diffusers.__version__} has no pipeline {settings.pipeline!r}; "
+                         "take a newer diffusers or another class")  # fmt: skip
     local = resolve(settings.model)
     if local.is_dir():
         check_hashes(local)
@@ -35,13 +38,17 @@ def load_editor(settings: Editor, device: torch.device) -> DiffusionPipeline:
         raise InputError(f"editor.model: {local}: no such folder; give a diffusers pipeline folder or a model id")
     source = str(local) if local.is_dir() else settings.model
     try:
-        with _quiet():
+        with _quiet() as heard:
             pipeline = cls.from_pretrained(
                 source, revision=settings.revision, torch_dtype=half_precision(device), use_safetensors=True
             )
     except Exception as error:  # hub, licence, file and class errors alike come through here
-        reason = first_line(error) if local.is_dir() else explain(error, source, settings.revision)
+        reason = one_line(error) if local.is_dir() else explain(error, source, settings.revision)
         raise InputError(f"editor.model: {source} (revision {settings.revision}) cannot be loaded: {reason}") from error
+    if heard.lacking:
+        raise InputError(f"editor.model: {source}: its files lack weights that these versions of diffusers and "
+                         f"transformers look for, and would leave at random: {heard.lacking}; fetch it again, or save "
+                         "it with the versions of this machine")  # fmt: skip
     _check_edits(pipeline, settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
@@ -73,23 +80,45 @@ def sees_reference(steps: int, strength: float) -> bool:
     return int(steps - steps * strength) >= 1
 
 
+class _Listener(logging.Handler):
+    """Hears of weights that a model's files lack: diffusers and transformers fill them at random and warn."""
+
+    lacking = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if "newly initialized" in message:
+            self.lacking = textwrap.shorten(message, 300, placeholder=" ...")
+
+
 @contextlib.contextmanager
 def _quiet():
-    """Loading prints bars, and notes about classes that serve but are not the usual ones; errors are raised anyway."""
-    for library in (diffusers_logging, transformers_logging):
+    """Loading prints bars, and notes about classes that serve but are not the usual ones; yields what hears them."""
+    listener, libraries = _Listener(), (diffusers_logging, transformers_logging)
+    for library in libraries:
         library.disable_progress_bar()
-        library.set_verbosity_error()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # diffusers renames torch_dtype; older versions know no other
-        yield
+        library.set_verbosity_warning()
+        library.disable_default_handler()
+        library.get_logger().addHandler(listener)  # without a name: the library's own root
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # diffusers renames torch_dtype; older know no other
+            yield listener
+    finally:
+        for library in libraries:
+            library.get_logger().removeHandler(listener)
+            library.enable_default_handler()
+            library.set_verbosity_error()
 
 
 @torch.no_grad()
 def edit(
     pipeline: DiffusionPipeline, images: Sequence[Image.Image], prompts: Sequence[str], seeds: Sequence[int],
     settings: Editor,
-) -> list[Image.Image]:  # fmt: skip
+) -> list[Image.Image | None]:  # fmt: skip
     """Edits a batch of RGB pictures, each with a noise of its own seed, so that neighbours do not change it.
+
+    None stands for a picture that the editor's own safety checker, where it has one, took for indecent and blacked.
 
     The noise is drawn on the CPU: the same seed gives the same noise on every device. Pictures are padded to a square
     and resized to `settings.size`. With `start: reference` sampling begins at the reference's latents plus
@@ -116,7 +145,9 @@ def edit(
         options["latents"] = _start(pipeline, squares, generators, settings.start_noise)
     accepted = inspect.signature(pipeline.__call__).parameters
     options = {name: value for name, value in options.items() if name in accepted}
-    return pipeline(prompt=list(prompts), image=squares, **options).images
+    drawn = pipeline(prompt=list(prompts), image=squares, **options)
+    blacked = getattr(drawn, "nsfw_content_detected", None) or [False] * len(drawn.images)
+    return [None if black else picture for picture, black in zip(drawn.images, blacked, strict=True)]
 
 
 def _start(pipeline, images, generators, start_noise: float) -> torch.Tensor:

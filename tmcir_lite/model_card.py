@@ -17,7 +17,7 @@ HASHES = "sha256.json"
 
 def write_card(folder: Path, title: str, facts: dict[str, Any], tables: dict[str, str]) -> None:
     """Writes `README.md` (the card) and `sha256.json` (of every weight and tokenizer file) into a model folder."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json"} and p.name != HASHES)
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json", ".txt"} and p.name != HASHES)
     hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     write_json(folder / HASHES, hashes)
     lines = [f"# {title}", "", *(f"- **{name}**: {value}" for name, value in facts.items())]

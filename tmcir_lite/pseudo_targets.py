@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 from tmcir_lite.config import Editor
 from tmcir_lite.datasets import Triplet, join_captions
@@ -23,6 +24,7 @@ from tmcir_lite.progress import Progress
 from tmcir_lite.transforms import load_image
 
 MANIFEST = "manifest.jsonl"
+_REDRAWS = 3  # of a picture that the editor's safety checker blacks, each with another seed
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,16 @@ def jobs_for(triplets: Sequence[Triplet], images: dict[str, Path], seed: int) ->
 def generate(
     load: Callable[[], DiffusionPipeline], jobs: Sequence[Job], settings: Editor, folder: Path, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Draws the pseudo-targets that `folder` does not hold yet; returns the manifest's records, one a job, in order.
+    """Draws the pseudo-targets that `folder` does not hold yet; returns the manifest's records of pictures, in order.
 
     Jobs are drawn in fixed batches, and a batch counts once all its lines stand in a manifest: whatever moment the
     generation was killed at, the batches that are drawn again are the same, and so are the files. Under `accelerate
     launch` the batches are dealt out to the processes, each with a manifest of its own, joined at the end; how many
     processes there are may change from one start to the next.
+
+    A picture that the editor's safety checker blacks is drawn again with other seeds; its record says how often that
+    was (`nsfw`) and with which seed it was drawn in the end (`redrawn_with`). One that is always blacked has a record,
+    but no picture and no `sha256`; how many they are is printed.
 
     Args:
         load: called only if something is left to draw.
@@ -59,7 +65,8 @@ def generate(
         device: the one that `load` puts the editor on.
 
     Raises:
-        InputError: the folder was begun with other jobs or settings; or a batch does not fit into memory.
+        InputError: the folder was begun with other jobs or settings; a batch does not fit into memory; or the editor's
+            safety checker blacked every picture.
     """
     folder, state = Path(folder), join(device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,24 +82,55 @@ def generate(
     state.wait_for_everyone()
     with state.main_process_first():
         done = _join_manifests(folder, batches, shared, write=state.is_main_process)
-    return [done[job.id] for job in jobs]
+    left_out = sum("sha256" not in done[job.id] for job in jobs)
+    if left_out and left_out == len(jobs):
+        raise InputError(f"{folder}: the editor's safety checker blacked every picture; take another editor")
+    if left_out and state.is_main_process:
+        print(f"{left_out} of {len(jobs)} pseudo-targets are left out: the editor's safety checker blacked each of "
+              f"{1 + _REDRAWS} draws", flush=True)  # fmt: skip
+    return [done[job.id] for job in jobs if "sha256" in done[job.id]]
+
+
+def without_picture(folder: Path) -> set[str]:
+    """Ids of the pseudo-targets of `folder` that the editor's safety checker left without a picture."""
+    return {record["id"] for record in _read(Path(folder) / MANIFEST) if "sha256" not in record}
 
 
 def _draw(pipeline, batches: list[Sequence[Job]], settings: Editor, folder: Path, shared, state: PartialState) -> None:
     part = folder / f"manifest-{state.process_index}.jsonl"
     progress = Progress("pseudo-targets", sum(map(len, batches)), quiet=not state.is_main_process)
     for batch in batches:
-        images = [load_image(job.reference) for job in batch]
-        edited = _within_memory(pipeline, images, [job.prompt for job in batch], [job.seed for job in batch], settings)
-        lines = []
-        for job, picture in zip(batch, edited, strict=True):
-            path = folder / f"{job.id}.png"
-            with atomic(path) as temporary:
-                picture.save(temporary)
-            lines.append(_record(job, shared) | {"sha256": sha256(path)})
+        lines = [_record(job, shared) | _save(drawn, folder / f"{job.id}.png")
+                 for job, drawn in zip(batch, _drawn(pipeline, batch, settings), strict=True)]  # fmt: skip
         with open(part, "a", encoding="utf-8") as manifest:
             manifest.writelines(json.dumps(line) + "\n" for line in lines)
         progress.advance(len(batch))
+
+
+def _drawn(pipeline, batch: Sequence[Job], settings: Editor) -> list[tuple[Image.Image | None, int, int]]:
+    """For each job its picture, the seed it was drawn with, and how often it was blacked before."""
+    images = [load_image(job.reference) for job in batch]
+    drawn = [(None, job.seed, 0) for job in batch]
+    for draw in range(1 + _REDRAWS):
+        left = [place for place, (picture, *_) in enumerate(drawn) if picture is None]
+        if not left:
+            break
+        seeds = [zlib.crc32(f"{batch[i].seed}/{draw}".encode()) if draw else batch[i].seed for i in left]
+        prompts = [batch[i].prompt for i in left]
+        edited = _within_memory(pipeline, [images[i] for i in left], prompts, seeds, settings)
+        for place, picture, seed in zip(left, edited, seeds, strict=True):
+            drawn[place] = picture, seed, draw + (picture is None)
+    return drawn
+
+
+def _save(drawn: tuple[Image.Image | None, int, int], path: Path) -> dict[str, Any]:
+    """Writes a picture, if there is one; returns what the manifest says of it."""
+    picture, seed, blacked = drawn
+    if picture is None:
+        return {"nsfw": blacked}
+    with atomic(path) as temporary:
+        picture.save(temporary)
+    return {"sha256": sha256(path)} | ({"nsfw": blacked, "redrawn_with": seed} if blacked else {})
 
 
 def _within_memory(pipeline, images, prompts, seeds, settings: Editor):

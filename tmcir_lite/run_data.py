@@ -9,6 +9,7 @@ from tmcir_lite.datasets import Split, Triplet, hold_out, load_split
 from tmcir_lite.files import InputError, resolve
 from tmcir_lite.garments import Garment, Picture, World, build_world, read_attributes
 from tmcir_lite.processes import main_first
+from tmcir_lite.pseudo_targets import without_picture
 from tmcir_lite.run_folder import start_run
 
 
@@ -48,15 +49,23 @@ def prepare_data(cfg: Config) -> Data:
 
 
 def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
-    """Triplet id -> the picture that IACMA pairs with its text."""
+    """Triplet id -> the picture that IACMA pairs with its text; those that the editor blacked are left out and counted.
+
+    Raises:
+        InputError: pseudo-targets are missing.
+    """
     real = {triplet.id: data.train.images[triplet.target_name] for triplet in data.train.triplets}
     if cfg.iacma.images == "real":
         return real
     folder = cfg.run_dir / "pseudo_targets"
-    images = {triplet.id: folder / f"{triplet.id}.png" for triplet in data.train.triplets[: cfg.editor.limit]}
+    chosen, without = data.train.triplets[: cfg.editor.limit], without_picture(folder)
+    images = {triplet.id: folder / f"{triplet.id}.png" for triplet in chosen if triplet.id not in without}
     missing = [path for path in images.values() if not path.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: no such pseudo-target ({len(missing)} missing); run `pseudo-targets` first")
+    if len(images) < len(chosen):
+        print(f"IACMA learns without {len(chosen) - len(images)} of {len(chosen)} triplets: their pseudo-targets were "
+              "blacked by the editor's safety checker", flush=True)  # fmt: skip
     if cfg.iacma.images == "mixed":
         images |= {name: real[name] for name in images if random.Random(f"{cfg.seed}/{name}").random() < 0.5}
     return images

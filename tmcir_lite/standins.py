@@ -9,12 +9,9 @@ import open_clip
 import torch
 from diffusers import (
     AutoencoderKL,
-    AutoencoderKLFlux2,
     DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    Flux2KleinPipeline,
-    Flux2Transformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Img2ImgPipeline,
     StableDiffusionInstructPix2PixPipeline,
@@ -24,14 +21,14 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    Qwen3Config,
-    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
 )
 
+from tmcir_lite.architectures import known_architecture
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.files import InputError
+from tmcir_lite.hub import one_line
 from tmcir_lite.pretrain.tokenizer import train_tokenizer
 
 _CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -59,11 +56,9 @@ def random_backbone(name: str, folder: Path, target_pad: float) -> None:
     """Saves an open_clip model of this architecture, for `local-dir:<folder>`.
 
     Raises:
-        InputError: open_clip knows no such model.
+        InputError: see `architectures.known_architecture`.
     """
-    config = open_clip.get_model_config(name)
-    if config is None:
-        raise InputError(f"backbone.name: open_clip knows no model {name!r}; open_clip.list_models() names them")
+    config = known_architecture(name)
     torch.manual_seed(0)
     clip = open_clip.create_model(name)
     config = {"model_cfg": config, "preprocess_cfg": open_clip.get_model_preprocess_cfg(clip)}
@@ -106,6 +101,12 @@ def _stable_diffusion_3(tiny: bool) -> DiffusionPipeline:
 
 
 def _flux2_klein(tiny: bool) -> DiffusionPipeline:
+    try:  # here and not above: the other editors do with older libraries
+        from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+    except ImportError as error:
+        raise InputError("editor.pipeline: Flux2KleinPipeline needs diffusers 0.37 and transformers 4.51, or newer "
+                         f"({one_line(error)})") from error  # fmt: skip
     shape = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2,
              "joint_attention_dim": 96, "in_channels": 32, "axes_dims_rope": (4, 4, 4, 4)}  # fmt: skip
     real = {"num_layers": 5, "num_single_layers": 20, "attention_head_dim": 128, "num_attention_heads": 24,

@@ -40,6 +40,7 @@ from tmcir_lite.garments import (
 )
 from tmcir_lite.model_card import check_hashes, command_line, device_name, publish_folder, read_facts
 from tmcir_lite.pretrain.autoencoder import LATENTS, as_floats, build_autoencoder, train_decoder
+from tmcir_lite.pretrain.portable import save_pipeline
 from tmcir_lite.pretrain.tokenizer import kept_tokenizer
 from tmcir_lite.training import Schedule, decay_groups, fit, load_weights, read_history
 
@@ -221,8 +222,7 @@ def _start_from(folder: Path, parts: dict[str, nn.Module]) -> None:
     """Loads the weights of a published editor."""
     check_hashes(folder)
     for name, part in parts.items():
-        (path,) = (folder / name).glob("*.safetensors")
-        load_weights(part, path)
+        part.load_state_dict(type(part).from_pretrained(folder / name).state_dict())
 
 
 def assemble(model: Editing, vae, tokenizer, scheduler) -> StableDiffusionInstructPix2PixPipeline:
@@ -262,7 +262,7 @@ def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
     folder = work / "pipeline"
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         nn.Module.half(part)  # diffusers' own `to` warns of modules to be kept in float32, of which there are none
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    save_pipeline(pipeline, folder)
     if options.start:
         _keep_logs(resolve(options.start), folder)
     tables = {

@@ -2,16 +2,18 @@
 
 import json
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from tmcir_lite.garments import CATEGORIES, describe, relative_captions, sample_change, sample_garment
 
 _END = "</w>"
 _MERGES = 1400
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # as in CLIP
 _EVERYDAY = (
     "the a an and or but with without of on in at to from for is are has have more less very same different instead "
     "like looks bit little much lot color colored print printed pattern patterned sleeve sleeves neck collar collared "
@@ -28,10 +30,13 @@ def train_tokenizer(context: int, seed: int = 0) -> CLIPTokenizer:
     Args:
         context: the number of token ids that a text is cut to, recorded in the tokenizer.
     """
-    blank = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
     learner = Tokenizer(models.BPE(end_of_word_suffix=_END))
-    learner.normalizer = blank.backend_tokenizer.normalizer
-    learner.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
+    learner.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(_WORDS), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=2 * len(alphabet) + _MERGES, initial_alphabet=alphabet, end_of_word_suffix=_END, show_progress=False
@@ -42,7 +47,16 @@ def train_tokenizer(context: int, seed: int = 0) -> CLIPTokenizer:
     pieces += [a + b for a, b in merges if a + b not in set(pieces)]
     # The end token has the highest id, because open_clip pools the text where the id is highest.
     vocabulary = {piece: number for number, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=context)
+    with tempfile.TemporaryDirectory() as folder:
+        models.BPE(vocab=vocabulary, merges=merges).save(folder)
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=context)
+
+
+def save_both_forms(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Saves what transformers 5 reads (tokenizer.json) and what 4 needs (vocab.json, merges.txt)."""
+    tokenizer.save_pretrained(folder)
+    if not (folder / "vocab.json").is_file():  # 4 writes them itself
+        tokenizer.backend_tokenizer.model.save(str(folder))
 
 
 def kept_tokenizer(folder: Path, context: int) -> CLIPTokenizer:
@@ -52,7 +66,7 @@ def kept_tokenizer(folder: Path, context: int) -> CLIPTokenizer:
     training has to go on with the tokenizer that it began with.
     """
     if not (folder / "tokenizer_config.json").is_file():
-        train_tokenizer(context).save_pretrained(folder)
+        save_both_forms(train_tokenizer(context), folder)
     return CLIPTokenizer.from_pretrained(folder)
 
 
