@@ -13,6 +13,7 @@ from tmcir_lite.pipeline import FOLDER
     ("notebook", "change", "there"),
     [
         ("03_iacma", "iacma.epochs=0", ["pseudo_targets"]),
+        ("03_iacma", "editor.limit=9", ["pseudo_targets", "iacma"]),
         ("04_atf", "atf.epochs=0", ["iacma"]),
         ("04_atf", "atf.fusion=sum", ["iacma"]),
         ("04_atf", "atf.fusion=cross-attention", ["iacma"]),
