@@ -1,7 +1,6 @@
 """One training loop for every stage, on Hugging Face Accelerate: checkpoint, resume, history, choice of epoch."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -304,4 +303,4 @@ def chosen_epoch(history: pd.DataFrame, score: str) -> int:
 def is_complete(folder: Path, epochs: int) -> bool:
     """True if the training in `folder` has run all its epochs."""
     state = Path(folder) / "checkpoint" / "state.json"
-    return state.is_file() and json.loads(state.read_text())["epoch"] >= epochs
+    return state.is_file() and read_json(state)["epoch"] >= epochs
