@@ -152,60 +152,6 @@ class TestMergeOfTokens:
         best = matched.score.masked_fill(~mask, -2).argmax(1)
         assert torch.equal(matched.merged, F.one_hot(best, T.shape[1]).bool())
 
-    def test_one_to_one_by_hand(self):
-        """Words 0 and 1 both choose patch 0, and word 3, which is padding, would win over them."""
-        S = torch.tensor([[[0.6, 0.9, 0.1, 1.0], [0.5, 0.2, 0.7, 0.0]]])
-        mask = torch.tensor([[True, True, True, False]])
-        assert match(S, mask, 0.0, "absolute").merged.tolist() == [[True, True, True, False]]
-        matched = match(S, mask, 0.0, "absolute", one_to_one=True)
-        assert matched.merged.tolist() == [[False, True, True, False]]
-        assert matched.kept.tolist() == [[True, False, False, False]]
-
-    @quickly
-    @given(token_batches(), thresholds)
-    def test_one_to_one_merges_at_most_one_word_into_a_patch_and_never_loses_the_best(self, tokens, threshold):
-        V, T, mask = tokens
-        S = similarity(V, T)
-        many, one = (match(S, mask, *threshold, one_to_one=only) for only in (False, True))
-        for b in range(len(V)):
-            chosen = one.index[b][one.merged[b]].tolist()
-            assert len(chosen) == len(set(chosen))
-            assert set(chosen) == set(many.index[b][many.merged[b]].tolist())
-
-    def test_soft_gate_by_hand(self):
-        """A word right at the threshold merges by half: it counts half in its patch, and half as a token of its own."""
-        V, T = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[3.0, 4.0], [5.0, 5.0]]])
-        matched = match(similarity(V, T), torch.tensor([[True, False]]), 0.8, "absolute", gate=0.1)
-        torch.testing.assert_close(matched.share, torch.tensor([[0.5, 0.0]]))
-        fused = merge(V, T, matched)
-        torch.testing.assert_close(fused.weight, torch.tensor([[1.0, 1.0, 0.5, 0.0]]))
-        word, patch = 0.5 * math.exp(0.8 / atf.TEMPERATURE), math.exp(1 / atf.TEMPERATURE)
-        w = word / (word + patch)
-        torch.testing.assert_close(fused.tokens[0, 1], torch.tensor([3 * w, 1 - w + 4 * w]))
-
-    @quickly
-    @given(token_batches(), thresholds, st.floats(0.01, 1))
-    def test_a_soft_gate_rises_with_similarity_and_ends_as_a_hard_one(self, tokens, threshold, gate):
-        V, T, mask = tokens
-        S = similarity(V, T)
-        soft, narrow, hard = (match(S, mask, *threshold, gate=width) for width in (gate, 1e-9, 0.0))
-        for b in range(len(V)):
-            in_order = soft.share[b][soft.score[b].masked_fill(~mask[b], -2).argsort()]
-            assert (in_order.diff() >= 0).all()
-        assert torch.equal(soft.merged, hard.merged)
-        clear = narrow.share != 0.5  # the word whose similarity is the quantile itself
-        assert torch.equal(narrow.share[clear], hard.share[clear])
-
-    def test_centred_cosines_by_hand(self):
-        """What all tokens share, here (9, 9), makes every cosine near 1; without it, each word has its own patch."""
-        V = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]]) + 9
-        T = torch.tensor([[[0.0, 2.0], [0.0, -2.0], [70.0, 70.0]]]) + 9
-        centred = atf.centre(T, torch.tensor([[True, True, False]]))[:, :2]
-        torch.testing.assert_close(centred, torch.tensor([[[0.0, 2.0], [0.0, -2.0]]]))
-        torch.testing.assert_close(
-            similarity(atf.centre(V, torch.ones(1, 2)), centred.flip(-1)), torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]])
-        )
-
     def test_a_sample_that_is_all_padding_keeps_its_visual_tokens(self):
         V, T = torch.randn(1, 2, 3), torch.randn(1, 4, 3)
         fused = fuse(V, T, torch.zeros(1, 4, dtype=torch.bool), 0.5, "quantile")
@@ -239,8 +185,6 @@ class TestPool:
         {"threshold": 0.5, "threshold_is": "quantile"},
         {"threshold": 0.2, "threshold_is": "absolute"},
         {"threshold": 2.0, "threshold_is": "absolute"},
-        {"threshold": 0.5, "threshold_is": "quantile", "gate": 0.2},
-        {"threshold": 2.0, "threshold_is": "quantile", "gate": 0.2},
     ],
 )
 @pytest.mark.parametrize("pool", ["attention", "mean"])

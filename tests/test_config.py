@@ -227,7 +227,7 @@ def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
 
 HARMLESS = [
     "editor.batch=7", "data.workers=2", "data.cache=cache", "device=cpu", "iacma.chunk=8", "atf.chunk=8",
-    "clip4cir.chunk=8", "combiner.chunk=8", "pic2word.chunk=8", "evaluation.chunk=9", "garments.root=elsewhere",
+    "clip4cir.chunk=8", "combiner.chunk=8", "pic2word.chunk=8", "garments.root=elsewhere",
     "backbone.gradient_checkpointing=true", f"data.root={ROOT}/data/garments/fashioniq",
     "data.also_evaluate=[{layout: cirr, root: elsewhere}]", f"backbone.name=local-dir:{ROOT}/data/models/clip",
     f"editor.model={ROOT}/data/models/editor",

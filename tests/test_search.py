@@ -10,7 +10,7 @@ from tmcir_lite import retrieval
 from tmcir_lite.__main__ import main
 from tmcir_lite.files import InputError
 from tmcir_lite.frozen import Frozen
-from tmcir_lite.retrieval import ExactIndex, FaissIndex, gallery_features
+from tmcir_lite.retrieval import gallery_features, nearest
 from tmcir_lite.run_data import prepare_data
 from tmcir_lite.run_models import load_trained
 from tmcir_lite.search import Found, search, show
@@ -183,26 +183,12 @@ def test_bad_input_is_named(cfg, reference, changes, words):
         search(**{"run": cfg.run_dir, "image": reference, "text": TEXT} | changes)
 
 
-class TestIndices:
-    def features(self, count, dim=16, seed=0):
-        return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
-
-    def test_agree_below_the_size_where_faiss_becomes_approximate(self):
-        pytest.importorskip("faiss")
-        gallery, queries = self.features(500), self.features(9, seed=1)
-        rows, cosines = ExactIndex(gallery).search(queries, 7)
-        other, scores = FaissIndex(gallery).search(queries, 7)
-        assert torch.equal(rows, other)
-        torch.testing.assert_close(cosines, scores)
-
-    def test_the_approximate_one_finds_nearly_all(self, monkeypatch):
-        pytest.importorskip("faiss")
-        monkeypatch.setattr(retrieval, "_MANY", 1000)
-        gallery = self.features(40, seed=2).repeat_interleave(100, 0) + 0.3 * self.features(4000)
-        queries = gallery[::400] + 0.1 * self.features(10, seed=3)
-        exact, near = (index(gallery).search(queries, 10)[0] for index in (ExactIndex, FaissIndex))
-        shared = sum(len(set(a) & set(b)) for a, b in zip(exact.tolist(), near.tolist(), strict=True))
-        assert shared >= 95  # of 100
+class TestGallery:
+    def test_the_nearest_come_first_with_their_cosines(self):
+        gallery = torch.tensor([[3.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+        rows, cosines = nearest(gallery, torch.tensor([[2.0, 0.0]]), 3)
+        assert rows.tolist() == [[0, 1, 2]]
+        torch.testing.assert_close(cosines, torch.tensor([[1.0, 0.6, 0.0]]))
 
     def test_a_changed_picture_is_encoded_again(self, cfg, tmp_path):
         picture = tmp_path / "a.png"

@@ -221,16 +221,6 @@ def test_the_word_loss_is_refused_in_parts():
         load_config("lite", ["iacma.token_weight=1.0", "iacma.chunk=8"])
 
 
-def test_mixed_pictures_are_each_triplets_own_about_half_of_them_real(cfg):
-    data = run_data.prepare_data(cfg)
-    pseudo, real, mixed = (
-        run_data.iacma_images(cfg.model_copy(update={"iacma": cfg.iacma.model_copy(update={"images": images})}), data)
-        for images in ("pseudo", "real", "mixed")
-    )
-    assert all(mixed[name] in (pseudo[name], real[name]) for name in mixed)
-    assert 0.3 < sum(mixed[name] == real[name] for name in mixed) / len(mixed) < 0.7
-
-
 def test_hard_negatives_make_other_batches(cfg, tiny, tmp_path):
     run = load_config("lite", [*tiny, f"runs={tmp_path}", "iacma.epochs=0", "data.neighbours=2"])
     stages.train_iacma(run)

@@ -201,14 +201,19 @@ def test_known_edits_are_perfect_copied_or_wrong(cfg):
 
 def test_a_change_is_compared_over_the_seeds_that_both_cells_have():
     """By hand: two seeds in common, of two queries each; the third seed has no partner."""
-    ranks = {("TMCIR", 0): (1, 5), ("TMCIR", 1): (5, 5), ("soft gate", 0): (1, 1), ("soft gate", 1): (1, 1),
-             ("soft gate", 2): (5, 5)}  # fmt: skip
+    ranks = {("TMCIR", 0): (1, 5), ("TMCIR", 1): (5, 5), ("pooled by mean", 0): (1, 1), ("pooled by mean", 1): (1, 1),
+             ("pooled by mean", 2): (5, 5)}  # fmt: skip
     outcomes = pd.DataFrame(
         {"cell": cell, "seed": seed, "layout": "cirr", "query": query, "rank": rank}
         for (cell, seed), each in ranks.items() for query, rank in enumerate(each)
     )  # fmt: skip
     (found,) = changes(load_plan(), outcomes).to_dict("records")
-    assert (found["part"], found["cell"], found["against"], found["layout"]) == ("fusion", "soft gate", "TMCIR", "cirr")
+    assert (found["part"], found["cell"], found["against"], found["layout"]) == (
+        "fusion",
+        "pooled by mean",
+        "TMCIR",
+        "cirr",
+    )
     assert (found["difference"], found["seeds"]) == (75.0, 2)
     assert 0 <= found["low"] < 75 < found["high"] <= 100
 

@@ -156,9 +156,16 @@ def test_facts_name_fewer_seeds_absent_parts_commits_and_local_changes(write):
 
 
 def test_every_change_is_told_with_its_base_and_interval(write):
-    effect = {"part": "fusion", "cell": "soft gate", "against": "TMCIR", "difference": -0.5, "low": -1.0, "high": 0.5}
+    effect = {
+        "part": "fusion",
+        "cell": "pooled by mean",
+        "against": "TMCIR",
+        "difference": -0.5,
+        "low": -1.0,
+        "high": 0.5,
+    }
     table = change_table(write([], changes=[{**effect, "layout": "cirr", "seeds": 3}]))
-    assert table.values.tolist() == [["fusion", "soft gate", "TMCIR", "not run", "-0.5 (-1.0 to +0.5)", 3]]
+    assert table.values.tolist() == [["fusion", "pooled by mean", "TMCIR", "not run", "-0.5 (-1.0 to +0.5)", 3]]
 
 
 def test_trials_are_told_by_what_they_reached_on_held_out_train(write):

@@ -67,9 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, rehearse, study, *stages.values()):
         command.add_argument("--config", type=_profile, default="lite", help="a name in notebooks/params or .yaml file")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
-    compare = commands.add_parser("compare", help="the results of several runs side by side")
-    compare.add_argument("runs", nargs="+", type=_here, metavar="FOLDER", help="such as runs/lite runs/seed1")
-    compare.add_argument("--measure", default="R@1", help="a column of results.csv (default: R@1)")
     search = commands.add_parser("search", help="a picture and words against a folder of pictures")
     search.add_argument("--run", type=_here, required=True, metavar="FOLDER", help="a finished run, such as runs/lite")
     search.add_argument("--image", type=_here, required=True, help="the reference image")
@@ -77,7 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--gallery", type=_here, help="a folder of pictures (default: the run's val gallery)")
     search.add_argument("--top", type=int, default=10, help="how many to show (default: 10)")
     search.add_argument("--out", default="search.png", help="the picture to write (default: search.png)")
-    search.add_argument("--faiss", action="store_true", help="use FAISS, for very large galleries")
     circo = commands.add_parser(
         "circo", help="mAP on CIRCO's val split by the relative caption alone, and its server's file"
     )
@@ -124,13 +120,6 @@ def _refresh(options: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(options: argparse.Namespace) -> int:
-    from tmcir_lite.comparison import compare
-
-    print(compare(options.runs, options.measure))
-    return 0
-
-
 def _rehearse(options: argparse.Namespace) -> int:
     from tmcir_lite.config import load_config
     from tmcir_lite.rehearsal import rehearse
@@ -145,7 +134,7 @@ def _search(options: argparse.Namespace) -> int:
     from tmcir_lite.search import SHOWN, check_out, search, show
 
     out, image = check_out(options.out), Path(options.image).expanduser()
-    found = search(options.run, image, options.text, options.gallery, options.top, options.faiss)
+    found = search(options.run, image, options.text, options.gallery, options.top)
     for number, (path, cosine) in enumerate(found, 1):
         print(f"{number:3}  {cosine:.3f}  {path}")
     with atomic(out) as temporary:
@@ -200,7 +189,6 @@ def _stage(options: argparse.Namespace) -> int:
 _COMMANDS = {
     "run": _run,
     "notebooks": _refresh,
-    "compare": _compare,
     "rehearse": _rehearse,
     "search": _search,
     "circo": _circo,

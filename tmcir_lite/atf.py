@@ -34,15 +34,10 @@ class Match(NamedTuple):
     """B M, the best visual token of each text token."""
     score: Tensor
     """B M, its cosine with that visual token."""
-    share: Tensor
-    """B M, the share of the text token that merges into that visual token: 0 or 1, between them with a soft gate."""
+    merged: Tensor
+    """B M bool, True where the text token merges into that visual token."""
     text_mask: Tensor
     """B M bool, False at padding."""
-
-    @property
-    def merged(self) -> Tensor:
-        """B M bool, True where the text token merges into that visual token; with a soft gate, by a half or more."""
-        return self.share >= 0.5
 
     @property
     def kept(self) -> Tensor:
@@ -55,15 +50,9 @@ class Fused(NamedTuple):
 
     tokens: Tensor
     """B (N+M) D: the N visual tokens, then the M text tokens."""
-    weight: Tensor
-    """B (N+M), how much a token counts: 1, or 0 in the slots of text tokens that were merged or are padding; between
-    them where a soft gate merged a part."""
+    mask: Tensor
+    """B (N+M) bool, False in the slots of text tokens that were merged or are padding."""
     match: Match
-
-    @property
-    def mask(self) -> Tensor:
-        """B (N+M) bool, True in the slots that count."""
-        return self.weight > 0
 
 
 def similarity(V: Tensor, T: Tensor) -> Tensor:
@@ -82,20 +71,7 @@ def similarity(V: Tensor, T: Tensor) -> Tensor:
     return S.clamp(-1, 1)  # rounding can pass 1 by a hair, and a threshold just above 1 must merge nothing
 
 
-def centre(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Each sample's tokens less their mean: what all of them share says nothing of which belong together.
-
-    Args:
-        tokens: B L D.
-        mask: B L bool, False where a token does not count.
-    """
-    share = mask.unsqueeze(-1) / mask.sum(dim=1).clamp(min=1).view(-1, 1, 1)
-    return tokens - (share * tokens).sum(dim=1, keepdim=True)
-
-
-def match(
-    S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str, one_to_one: bool = False, gate: float = 0.0
-) -> Match:
+def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> Match:
     """Pairs each text token with its best visual token; the pair merges if it passes the threshold (our reading).
 
         i*(j) = argmax_i S_ij        s_j = S_{i*(j) j}        j merges  <=>  s_j >= bar
@@ -104,13 +80,9 @@ def match(
     With "quantile" it is that quantile of the sample's own s_j, padding left out: 0 merges every text token, 1 only
     the best, above 1 nothing. Taken per sample, so that the rest of a batch cannot change a query's feature.
 
-    A soft gate merges a share of each, sigmoid((s_j - bar) / gate), so that the encoders feel the threshold.
-
     Args:
         S: B N M, cosines.
         text_mask: B M bool, False at padding.
-        one_to_one: of the text tokens with the same best visual token, only the nearest may merge.
-        gate: the soft gate's width, in cosines; 0 for a hard one. Ten widths from the bar it is as hard.
 
     Raises:
         InputError: another `threshold_is`, or a negative quantile.
@@ -118,17 +90,7 @@ def match(
     _check_threshold(threshold, threshold_is)
     s, index = S.max(dim=1)
     bar = threshold if threshold_is == "absolute" else _quantile(s, text_mask, threshold)
-    share = _gate(s - bar, gate)
-    if one_to_one:
-        rivals = (index.unsqueeze(1) == index.unsqueeze(2)) & text_mask.unsqueeze(1)  # B M M
-        nearest = s.unsqueeze(1).masked_fill(~rivals, -math.inf).argmax(dim=2)
-        share = share.where(nearest == torch.arange(s.shape[1], device=s.device), 0.0)
-    return Match(index, s, share.where(text_mask, 0.0), text_mask)
-
-
-def _gate(above: Tensor, width: float) -> Tensor:
-    hard = (above >= 0).to(above.dtype)
-    return torch.where(above.abs() < 10 * width, torch.sigmoid(above / width), hard) if width else hard
+    return Match(index, s, (s >= bar) & text_mask, text_mask)
 
 
 def _quantile(s: Tensor, text_mask: Tensor, q: float) -> Tensor | float:
@@ -151,18 +113,16 @@ def merge_weights(match: Match, num_visual: int) -> Tensor:
 
     A softmax over the visual token itself, whose similarity with itself is 1, and the set J_i of its text tokens:
 
-        w_i0 = exp(1 / temperature) / Z_i        w_ij = g_j exp(s_j / temperature) / Z_i   for j in J_i, else 0
-        Z_i  = exp(1 / temperature) + sum_{j in J_i} g_j exp(s_j / temperature)
+        w_i0 = exp(1 / temperature) / Z_i        w_ij = exp(s_j / temperature) / Z_i   for j in J_i, else 0
+        Z_i  = exp(1 / temperature) + sum_{j in J_i} exp(s_j / temperature)
 
-    where g_j is the share of t_j that merges: 1, unless the gate is soft.
     So weights are non-negative and sum to 1, and a visual token without text tokens keeps all of itself.
 
     Returns:
         B N (1+M): column 0 is the visual token's own weight, the rest are the text tokens'.
     """
-    belongs = F.one_hot(match.index, num_visual).bool()  # B M N
-    text = (match.score / TEMPERATURE + match.share.log()).unsqueeze(-1)
-    text = text.masked_fill(~belongs, -math.inf).transpose(1, 2)  # B N M
+    belongs = F.one_hot(match.index, num_visual).bool() & match.merged.unsqueeze(-1)  # B M N
+    text = (match.score / TEMPERATURE).unsqueeze(-1).masked_fill(~belongs, -math.inf).transpose(1, 2)  # B N M
     itself = torch.full_like(text[..., :1], 1 / TEMPERATURE)  # B N 1
     return torch.softmax(torch.cat([itself, text], dim=-1), dim=-1)
 
@@ -171,7 +131,7 @@ def merge(V: Tensor, T: Tensor, match: Match) -> Fused:
     """Merges matched text tokens into their visual tokens and keeps the others (our reading).
 
         f_i     = w_i0 v_i + sum_j w_ij t_j      i = 1..N, the merged tokens
-        f_{N+j} = t_j                            counts by 1 - g_j: in full where kept, not at all where merged
+        f_{N+j} = t_j                            j kept; where it merged, the slot does not count
 
     The number of valid tokens is N + M' - (merged ones), for M' text tokens that are no padding.
 
@@ -182,40 +142,39 @@ def merge(V: Tensor, T: Tensor, match: Match) -> Fused:
     """
     w = merge_weights(match, V.shape[1])
     merged = w[..., :1] * V + w[..., 1:] @ T
-    rest = (1 - match.share).where(match.text_mask, 0.0)
-    return Fused(torch.cat([merged, T], dim=1), torch.cat([torch.ones_like(V[..., 0]), rest], dim=1), match)
+    visual = torch.ones(V.shape[:2], dtype=torch.bool, device=V.device)
+    return Fused(torch.cat([merged, T], dim=1), torch.cat([visual, match.kept], dim=1), match)
 
 
-def pack(tokens: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def pack(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens that count come first, in order, in as many slots as the fullest row needs: what was merged costs nothing.
 
     Args:
         tokens: B L D.
-        weight: B L, 0 where a token does not count.
+        mask: B L bool, False where a token does not count.
 
     Returns:
         B L' D and B L', with L' <= L.
     """
-    mask = weight > 0
     order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]
-    return tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])), weight.gather(1, order)
+    return tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])), mask.gather(1, order)
 
 
-def pool(tokens: Tensor, weight: Tensor, query: Tensor | None = None) -> Tensor:
-    """Attention pooling with one learned query; without a query, the weighted mean (our reading).
+def pool(tokens: Tensor, mask: Tensor, query: Tensor | None = None) -> Tensor:
+    """Attention pooling with one learned query; without a query, the mean (our reading).
 
-        a = softmax_l( <query, f_l> / sqrt(D) + log weight_l )        f = sum_l a_l f_l
+        a = softmax_l( <query, f_l> / sqrt(D) )        f = sum_l a_l f_l        over the tokens that count
 
     Args:
         tokens: B L D.
-        weight: B L, how much a token counts, 0 (or False) where it does not.
+        mask: B L bool, False where a token does not count.
         query: D.
 
     Returns:
         B D.
     """
     query = tokens.new_zeros(tokens.shape[-1]) if query is None else query  # zero: all weights equal, the mean
-    a = (tokens @ query / math.sqrt(tokens.shape[-1]) + weight.float().log()).softmax(dim=-1)
+    a = (tokens @ query / math.sqrt(tokens.shape[-1])).masked_fill(~mask, -math.inf).softmax(dim=-1)
     return (a.unsqueeze(1) @ tokens).squeeze(1)
 
 
@@ -280,8 +239,6 @@ class ATF(nn.Module):
         pool: "attention" or "mean", see `pool`.
         positions: whether tokens carry learned position embeddings; without, their order changes nothing.
         residual, text_weight: see `Head`.
-        one_to_one, gate: see `match`.
-        centred: whether cosines are taken of `centre`d tokens.
         heads: of the transformer block's attention; they divide `dim`.
 
     Raises:
@@ -299,9 +256,6 @@ class ATF(nn.Module):
         pool: str,
         positions: bool,
         residual: bool,
-        one_to_one: bool = False,
-        gate: float = 0.0,
-        centred: bool = False,
         text_weight: float = 0.5,
         heads: int = 8,
     ):
@@ -313,7 +267,6 @@ class ATF(nn.Module):
             raise InputError(f"heads: {heads} do not divide the shared dimension {dim}; choose a divisor")
         self.dim, self.num_visual, self.num_text = dim, num_visual, num_text
         self.threshold, self.threshold_is = threshold, threshold_is
-        self.one_to_one, self.gate, self.centred = one_to_one, gate, centred
 
         self.visual_position = nn.Parameter(0.02 * torch.randn(num_visual, dim)) if positions else None
         self.text_position = nn.Parameter(0.02 * torch.randn(num_text, dim)) if positions else None
@@ -340,7 +293,7 @@ class ATF(nn.Module):
             # Towers differ in the length of their tokens: bring all to one scale. Cosines stay as they are.
             V = F.rms_norm(image_tokens.float(), (self.dim,))
             T = F.rms_norm(text_tokens.float(), (self.dim,))
-            matched = self._match(V, T, text_mask.bool())
+            matched = match(similarity(V, T), text_mask.bool(), self.threshold, self.threshold_is)
             if self.visual_position is not None:
                 V = V + self.visual_position
                 T = T + self.text_position[: T.shape[1]]
@@ -359,14 +312,9 @@ class ATF(nn.Module):
             InputError: shapes that do not fit each other or this module.
         """
         fused = self.fuse(image.tokens, text.tokens, text.mask)
-        tokens, weight = pack(fused.tokens, fused.weight)
-        f = self.norm(self.block(tokens, src_key_padding_mask=weight.log()))  # attended to by its weight
-        return self.head(pool(f, weight, self.pool_query), image.pooled, text.pooled)
-
-    def _match(self, V: Tensor, T: Tensor, text_mask: Tensor) -> Match:
-        if self.centred:
-            V, T = centre(V, torch.ones_like(V[..., 0], dtype=torch.bool)), centre(T, text_mask)
-        return match(similarity(V, T), text_mask, self.threshold, self.threshold_is, self.one_to_one, self.gate)
+        tokens, mask = pack(fused.tokens, fused.mask)
+        f = self.norm(self.block(tokens, src_key_padding_mask=~mask))
+        return self.head(pool(f, mask, self.pool_query), image.pooled, text.pooled)
 
     def _check(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> None:
         batch, num_visual = image_tokens.shape[:2]

@@ -68,9 +68,8 @@ def build_fusion(backbone: Backbone, settings: Atf, text_weight: float = 0.5) ->
     rows, columns = backbone.grid
     return ATF(
         backbone.dim, rows * columns, backbone.context, threshold=settings.threshold,
-        threshold_is=settings.threshold_is, one_to_one=settings.one_to_one, gate=settings.gate,
-        centred=settings.centred, pool=settings.pool, positions=settings.positions, residual=settings.residual,
-        text_weight=text_weight,
+        threshold_is=settings.threshold_is, pool=settings.pool, positions=settings.positions,
+        residual=settings.residual, text_weight=text_weight,
     )  # fmt: skip
 
 

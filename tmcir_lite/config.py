@@ -138,7 +138,7 @@ class Iacma(Training):
     """Stage 1: the encoders on (pseudo-target image, text) pairs."""
 
     symmetric: bool
-    images: Literal["pseudo", "real", "mixed"]
+    images: Literal["pseudo", "real"]
     token_weight: NonNegative
     keep: Literal["chosen", "last"]
 
@@ -154,14 +154,10 @@ class Atf(Training):
     """Stage 2: adaptive token fusion, or something else in its place."""
 
     fusion_lr: Positive
-    logit_scale: Positive | None
     encoders: Literal["both", "image", "text", "none"]
     fusion: Literal["merge", "cross-attention", "sum"]
     threshold_is: Literal["quantile", "absolute"]
     threshold: float
-    one_to_one: bool
-    gate: Annotated[float, Field(ge=0)]
-    centred: bool
     pool: Literal["attention", "mean"]
     positions: bool
     residual: bool
@@ -180,7 +176,6 @@ class Evaluation(Section):
     protocols: Annotated[list[ProtocolName], Field(min_length=1)]
     recall_at: Annotated[list[Count], Field(min_length=1)]
     choose_at: Count
-    chunk: Count
 
 
 class Config(Section):

@@ -80,7 +80,7 @@ def _fusion(dim: int, visual: int, threshold: float) -> ATF:
 @torch.no_grad()
 def _tokens(module: ATF, inputs: Query) -> float:
     image, text = inputs
-    return module.fuse(image.tokens, text.tokens, text.mask).weight.sum().item()
+    return module.fuse(image.tokens, text.tokens, text.mask).mask.sum().item()
 
 
 def _kept(module: nn.Module, inputs: Query) -> float:

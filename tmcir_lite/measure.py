@@ -150,9 +150,9 @@ def _measure(
     asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]
     for method in methods:
         queries = queries_of(cfg, method, split, backbone, names, gallery)
-        table = evaluate_split(
-            queries, names, gallery, split, asked, cfg.evaluation.recall_at, cfg.evaluation.chunk, known
-        ).assign(text_weight=method.text_weight, skipped=len(split.skipped))
+        table = evaluate_split(queries, names, gallery, split, asked, cfg.evaluation.recall_at, known=known).assign(
+            text_weight=method.text_weight, skipped=len(split.skipped)
+        )
         table.insert(0, "method", method.name)
         yield table
 

@@ -140,7 +140,7 @@ def _there(cached: bool) -> str:
 def _disk(cfg: Config, small: Config, triplets: int) -> str:
     weights = sum(path.stat().st_size for path in _folder(small.backbone.name).glob("*.safetensors"))
     pictures = _PNG * (cfg.editor.limit or triplets) * cfg.editor.size**2
-    models = (4 * len(_TRAININGS) + 3) * weights  # four of each training stay; the one at work has three more
+    models = (3 * len(_TRAININGS) + 4) * weights  # three of each training stay, four of IACMA; three more at work
     need = (pictures + models) / 1e9
     free = shutil.disk_usage(small.run_dir.parent).free / 1e9
     if need > free:

@@ -1,4 +1,4 @@
-"""Galleries of any size: features in a memory-mapped file, and an index that finds the nearest of them."""
+"""Galleries of any size: features in a memory-mapped file, and the nearest of them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,11 +12,9 @@ from torch.nn import functional as F
 from tmcir_lite.backbone import Backbone
 from tmcir_lite.evaluation import top
 from tmcir_lite.features import BATCH, encode_images
-from tmcir_lite.files import InputError, atomic, new_array
+from tmcir_lite.files import atomic, new_array
 from tmcir_lite.progress import Progress
 from tmcir_lite.transforms import READINGS, Reader, load_image
-
-_MANY = 50_000  # images; below, an inverted file is not faster than looking at all
 
 
 def gallery_features(backbone: Backbone, paths: Sequence[Path], folder: Path, read: Reader = load_image) -> Tensor:
@@ -49,42 +47,13 @@ def _encode(backbone: Backbone, paths: Sequence[Path], file: Path, read: Reader)
     features.flush()
 
 
-class ExactIndex:
-    """Looks at every image of the gallery, block by block."""
+def nearest(features: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The rows of the `k` nearest images of a gallery to each query, nearest first, and their cosines; both Q k.
 
-    def __init__(self, features: Tensor):
-        self._features = features
-
-    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The rows of the `k` nearest images of each query, nearest first, and their cosines; both Q k."""
-        rows = top(queries, self._features, k)
-        near = F.normalize(self._features[rows].float(), dim=-1)
-        return rows, torch.einsum("qd,qkd->qk", F.normalize(queries.float(), dim=1), near)
-
-
-class FaissIndex:
-    """The same with FAISS: exact below 50,000 images; above, an inverted file that looks at a part of the gallery.
-
-    Raises:
-        InputError: FAISS is not installed.
+    Args:
+        features: G D, looked at block by block; may lie on disk.
+        queries: Q D.
     """
-
-    def __init__(self, features: Tensor):
-        try:
-            import faiss
-        except ImportError:
-            raise InputError("faiss is not installed; `pip install faiss-cpu`, or use the exact index") from None
-        count, dim = features.shape
-        cells = int(4 * count**0.5)
-        kind = f"IVF{cells},Flat" if count >= _MANY else "Flat"
-        self._index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
-        unit = F.normalize(features.float(), dim=1).numpy()
-        if count >= _MANY:
-            self._index.train(unit[:: max(1, count // (50 * cells))])
-            self._index.nprobe = max(1, cells // 16)
-        self._index.add(unit)
-
-    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """As `ExactIndex.search`."""
-        cosines, rows = self._index.search(F.normalize(queries.float(), dim=1).numpy(), k)
-        return torch.from_numpy(rows), torch.from_numpy(cosines)
+    rows = top(queries, features, k)
+    near = F.normalize(features[rows].float(), dim=-1)
+    return rows, torch.einsum("qd,qkd->qk", F.normalize(queries.float(), dim=1), near)

@@ -66,8 +66,6 @@ def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
     if len(images) < len(chosen):
         print(f"IACMA learns without {len(chosen) - len(images)} of {len(chosen)} triplets: their pseudo-targets were "
               "blacked by the editor's safety checker", flush=True)  # fmt: skip
-    if cfg.iacma.images == "mixed":
-        images |= {name: real[name] for name in images if random.Random(f"{cfg.seed}/{name}").random() < 0.5}
     return images
 
 

@@ -20,7 +20,7 @@ from tmcir_lite.datasets import has_words, load_split
 from tmcir_lite.files import InputError, read_json, resolve, write_json
 from tmcir_lite.picture_files import files_below
 from tmcir_lite.progress import Progress
-from tmcir_lite.retrieval import ExactIndex, FaissIndex, gallery_features, stamp
+from tmcir_lite.retrieval import gallery_features, nearest, stamp
 from tmcir_lite.run_models import load_trained
 from tmcir_lite.transforms import load_photo, picture_suffixes
 
@@ -36,9 +36,7 @@ class Found(NamedTuple):
     cosine: float
 
 
-def search(
-    run: Path, image: Path, text: str, gallery: Path | None = None, k: int = 10, faiss: bool = False
-) -> list[Found]:
+def search(run: Path, image: Path, text: str, gallery: Path | None = None, k: int = 10) -> list[Found]:
     """The `k` pictures that fit best, best first; the picture asked with is left out.
 
     What is left out of the gallery (hidden files, no pictures, broken ones) is said on stderr, and so is a gallery of
@@ -49,7 +47,6 @@ def search(
         image: the reference image.
         text: the relative caption, such as "is red with longer sleeves".
         gallery: a folder of pictures, with those in its sub-folders; None: the val gallery of the run.
-        faiss: whether to use FAISS instead of looking at every picture.
 
     Raises:
         InputError: no such run, picture or folder; a text without words or beyond what the model reads; `k` below 1; no
@@ -77,7 +74,7 @@ def search(
         reference = model.backbone.load([image], load_photo).to(device)
         query = model.query(reference, model.backbone.tokenize([text]).to(device)).cpu()
     features = gallery_features(model.backbone, paths, folder, load_photo)
-    rows, cosines = (FaissIndex if faiss else ExactIndex)(features).search(query, min(k, len(paths)))
+    rows, cosines = nearest(features, query, min(k, len(paths)))
     return [Found(paths[row], cosine) for row, cosine in zip(rows[0].tolist(), cosines[0].tolist(), strict=True)]
 
 

@@ -54,7 +54,7 @@ def train_iacma(cfg: Config) -> pd.DataFrame:
 
 
 def train_atf(cfg: Config) -> pd.DataFrame:
-    """Stage 2. Leaves chosen and last epoch's models in `atf/model` and `atf/model_last`; returns the history."""
+    """Stage 2. Leaves the chosen epoch's model in `atf/model`; returns the history."""
     return _train_fusion(cfg, "atf", "ATF")
 
 
@@ -78,7 +78,7 @@ def _train_fusion(cfg: Config, name: str, title: str) -> pd.DataFrame:
         backbone = load_aligned(cfg)
         backbone.limit_training(_unlocked(cfg, settings))
     torch.manual_seed(cfg.seed)
-    model = Composed(backbone, build_fusion(backbone, settings, start_weight(cfg)), settings.logit_scale)
+    model = Composed(backbone, build_fusion(backbone, settings, start_weight(cfg)))
     groups = model.groups(settings.weight_decay, settings.lr, settings.fusion_lr)
     return _train_composed(cfg, name, title, settings, model, groups)
 
@@ -140,7 +140,7 @@ def _train_composed(cfg: Config, name: str, title: str, settings: Training, mode
 def _train(
     cfg: Config, name: str, title: str, settings: Training, model, columns, triplets, groups, validate, saved=None
 ) -> pd.DataFrame:
-    """Trains `model` in the run's folder `name`; leaves chosen and last epoch of `saved` (it or a part), metrics."""
+    """Trains `model` in the run's folder `name`; leaves the chosen epoch of `saved` (it or a part) and metrics."""
     folder, device = cfg.run_dir / name, pick_device(cfg.device)
     history = fit(
         model, _loaders(cfg, columns, triplets, model.backbone, settings.batch), _schedule(settings), folder,
@@ -149,9 +149,11 @@ def _train(
     )  # fmt: skip
     with main_only(device) as writes:
         if writes:
-            for weights, kept in (("last", "model_last"), ("chosen", "model")):
-                load_weights(model, folder / f"{weights}.safetensors")
-                (saved or model).save(folder / kept)
+            if name == "iacma":  # whose last epoch is measured too
+                load_weights(model, folder / "last.safetensors")
+                (saved or model).save(folder / "model_last")
+            load_weights(model, folder / "chosen.safetensors")
+            (saved or model).save(folder / "model")
             epoch = kept_epoch(history)
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             score = float(heldout(history)[history["epoch"] == epoch].item())

@@ -168,9 +168,7 @@ def _measure(
     protocol, known = PROTOCOL[split.layout], run_data.known_garments(split)
     names, gallery = gallery_of(split, backbone)
     queries = queries_of(cfg, method, split, backbone, names, gallery)
-    table = evaluate_split(
-        queries, names, gallery, split, [protocol], cfg.evaluation.recall_at, cfg.evaluation.chunk, known
-    )
+    table = evaluate_split(queries, names, gallery, split, [protocol], cfg.evaluation.recall_at, known=known)
     ranks, first = answers(queries, names, gallery, split, protocol)
     outcome = pd.DataFrame({"layout": split.layout, "query": range(len(ranks)), "rank": ranks.tolist()})
     if known:
@@ -253,6 +251,6 @@ def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
         return cost
     fused = model.fusion.fuse(image.tokens, text.tokens, text.mask)
     return cost | {
-        "merged": 100 * fused.match.share.sum().item() / text.mask.sum().item(),
-        "tokens": fused.weight.sum().item() / len(some),
+        "merged": 100 * fused.match.merged.sum().item() / text.mask.sum().item(),
+        "tokens": fused.mask.sum().item() / len(some),
     }

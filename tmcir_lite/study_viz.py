@@ -118,7 +118,7 @@ def ablations(study: Study) -> Figure:
     shown = {"pseudo": "TMCIR after IACMA"} | {name: f"fusion, {name}" for name in alignments}
     _gains(lower, study, shown, _HALF)
     lower.set_title("Alignments before the fusion", loc="left")
-    shown = ("pseudo", "one direction", "words too", "mixed", "perfect", "perfect, full captions", "real")
+    shown = ("pseudo", "one direction", "words too", "perfect", "perfect, full captions", "real")
     _gains(recipes, study, {name: f"sum, {name}" for name in (*shown, "real, full captions")}, "weighted sum")
     recipes.set_title("Choices of IACMA, before the weighted sum", loc="left")
     return _done(figure)
