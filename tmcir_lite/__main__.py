@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     study = commands.add_parser("study", help="methods, ablations and sweeps (data/study.yaml), several seeds")
     stages = {name: commands.add_parser(name, help=text) for name, (_, text) in STAGES.items()}
     stages["data"].add_argument("action", nargs="?", choices=["check"], help="check: report what is missing, and stop")
-    for command in (run, rehearse, study, *stages.values()):
+    config = commands.add_parser("config", help="print every key of a profile, its defaults too, and what it means")
+    for command in (run, rehearse, study, config, *stages.values()):
         command.add_argument("--config", type=_profile, default="lite", help="a name in notebooks/params or .yaml file")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key")
     search = commands.add_parser("search", help="a picture and words against a folder of pictures")
@@ -104,6 +105,13 @@ def _run(options: argparse.Namespace) -> int:
     if table.is_file():
         print(f"\n{table.read_text(encoding='utf-8')}")
     print(f"report: {report}")
+    return 0
+
+
+def _config(options: argparse.Namespace) -> int:
+    from tmcir_lite.config import explained, load_config
+
+    print(explained(load_config(options.config, options.set)))
     return 0
 
 
@@ -188,6 +196,7 @@ def _stage(options: argparse.Namespace) -> int:
 
 _COMMANDS = {
     "run": _run,
+    "config": _config,
     "notebooks": _refresh,
     "rehearse": _rehearse,
     "search": _search,

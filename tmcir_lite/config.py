@@ -1,6 +1,6 @@
 """One strict, typed configuration: a YAML profile plus overrides, checked in full before anything runs.
 
-`notebooks/params/lite.yaml` explains every key. Nothing has a default here, so the profile is the whole truth.
+Keys have a default where one value serves everywhere; `python -m tmcir_lite config` prints and explains the whole.
 """
 
 import contextlib
@@ -43,7 +43,9 @@ ProtocolName = Literal["original", "original-masked", "val-union", "cirr"]
 class Section(BaseModel):
     """No unknown keys, no conversion of types (an int may stand for a float), no change after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Garments(Section):
@@ -52,16 +54,26 @@ class Garments(Section):
     root: Text
     seed: Seed
     train: Count
+    """triplets over the three categories"""
     val: Count
+    """queries over the three categories"""
     gallery: Count
+    """pictures per category in the val gallery"""
     cirr_train: Count
+    """pairs in the CIRR layout"""
     cirr_val: Count
     family: Count
-    nuisance_drift: Share
-    unasked_change: Share
-    contradiction: Share
-    background_by_text: Share
-    full_captions: Share
+    """queries whose references are variants (1 to 3 attributes off) of one garment"""
+    nuisance_drift: Share = 1.0
+    """0: the target keeps the reference's background, position, light; 1: drawn afresh"""
+    unasked_change: Share = 0.0
+    """probability that the target also differs in an attribute no caption names"""
+    contradiction: Share = 0.0
+    """probability that the target has one asked-for attribute otherwise than the captions say"""
+    background_by_text: Share = 0.0
+    """probability that the target's background goes with what the captions ask for first"""
+    full_captions: Share = 0.0
+    """probability that the captions describe the whole target, not the change"""
 
 
 class EvaluationSet(Section):
@@ -76,44 +88,65 @@ class Data(Section):
 
     layout: Layout
     root: Text
-    categories: Annotated[list[Text], Field(min_length=1)] | None
+    categories: Annotated[list[Text], Field(min_length=1)] | None = None
+    """null: every category found in the files"""
     train_captions: CaptionJoin
-    val_captions: QueryCaptions
-    heldout: OpenShare
-    triplets: Count | None
-    neighbours: Count
-    workers: Annotated[int, Field(ge=0)]
-    cache: Text | None
-    skip_missing: bool
-    also_evaluate: list[EvaluationSet]
+    """how the captions of a triplet become one text: and | random | reversed | first; see datasets.join_captions"""
+    val_captions: QueryCaptions = "and"
+    """and | reversed | first | both: the mean of the features of both orders"""
+    heldout: OpenShare = 0.1
+    """share of train kept aside: epochs and weights are chosen on it, never on val"""
+    triplets: Count | None = None
+    """train on this many of the others, drawn by the seed; null: all"""
+    neighbours: Count = 1
+    """hard negatives where real targets are trained on: batches of groups of this many near targets"""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """processes that read and resize pictures ahead of training; 0: training does it itself"""
+    cache: Text | None = None
+    """a folder for decoded and cropped pictures, 150 KB each at 224 pixels; null: decode each time"""
+    skip_missing: bool = False
+    """true leaves out triplets whose pictures are missing or broken, and says how many with every result"""
+    also_evaluate: list[EvaluationSet] = []
+    """further val splits that the trained model is measured on"""
 
 
 class Backbone(Section):
     """The open_clip model, its preprocessing, and what of it is trained."""
 
     name: Text
-    pretrained: Text | None
-    target_pad: Annotated[float, Field(ge=1)]
-    unlocked_image_groups: Annotated[int, Field(ge=0)] | None
-    unlocked_text_layers: Annotated[int, Field(ge=0)] | None
-    gradient_checkpointing: bool
+    pretrained: Text | None = None
+    """the weights of a built-in name: a tag of open_clip or a safetensors file"""
+    target_pad: Annotated[float, Field(ge=1)] = 1.25
+    """pictures are padded until long side / short side is at most this (CLIP4Cir)"""
+    unlocked_image_groups: Annotated[int, Field(ge=0)] | None = None
+    """null: all of the encoder is trained; N: only its last N groups (open_clip's lock)"""
+    unlocked_text_layers: Annotated[int, Field(ge=0)] | None = None
+    """likewise"""
+    gradient_checkpointing: bool = False
+    """saves memory in training, for a third more time"""
 
 
 class Editor(Section):
     """The diffusion model that draws pseudo-targets, and its sampling."""
 
     model: Text
-    revision: Text | None
-    pipeline: Text | None
+    revision: Text | None = None
+    pipeline: Text | None = None
+    """a diffusers class; null: the one that the model's folder names"""
     size: Count
-    start: Literal["noise", "reference"]
-    start_noise: Share
-    strength: Share | None
+    """pictures are padded to a square of this many pixels"""
+    start: Literal["noise", "reference"] = "noise"
+    """where sampling starts: noise | reference (editors trained to start there)"""
+    start_noise: Share = 0.0
+    """noise added to the reference there"""
+    strength: Share | None = None
+    """img2img pipelines: share of the way back to noise; null: the pipeline has none"""
     steps: Count
     guidance: NonNegative
-    image_guidance: NonNegative
+    image_guidance: NonNegative = 1.0
     batch: Count
-    limit: Count | None
+    limit: Count | None = None
+    """pseudo-targets for the first N train triplets; null: all"""
 
 
 class Training(Section):
@@ -121,26 +154,34 @@ class Training(Section):
 
     epochs: Annotated[int, Field(ge=0)]
     batch: ContrastiveBatch
-    chunk: Count | None
+    chunk: Count | None = None
+    """pairs encoded at once, where memory cannot hold the batch (same gradient); null: all"""
     lr: Positive
-    weight_decay: NonNegative
-    warmup: Share
+    weight_decay: NonNegative = 0.05
+    warmup: Share = 0.1
+    """share of the steps"""
 
 
 class Rival(Training):
     """A method that ours is compared with."""
 
-    decay: Literal["cosine", "none"]
-    temperature: Literal["published", "learned"]
+    decay: Literal["cosine", "none"] = "cosine"
+    """of the rate after warm-up: cosine | none"""
+    temperature: Literal["published", "learned"] = "published"
+    """published: 1/tau is fixed, at 100 for CLIP4Cir and the backbone's for Pic2Word | learned, from the backbone's"""
 
 
 class Iacma(Training):
     """Stage 1: the encoders on (pseudo-target image, text) pairs."""
 
-    symmetric: bool
-    images: Literal["pseudo", "real"]
-    token_weight: NonNegative
-    keep: Literal["chosen", "last"]
+    symmetric: bool = False
+    """false: the paper's loss, whose negatives are texts only"""
+    images: Literal["pseudo", "real"] = "pseudo"
+    """pseudo | real targets: what the text is paired with"""
+    token_weight: NonNegative = 0.0
+    """of a second InfoNCE that compares words with patches (our addition, FILIP's loss)"""
+    keep: Literal["chosen", "last"] = "chosen"
+    """the epoch that stage 2 starts from: the one chosen on held-out train, which may be 0, or the last"""
 
     @field_validator("token_weight")
     @classmethod
@@ -154,13 +195,18 @@ class Atf(Training):
     """Stage 2: adaptive token fusion, or something else in its place."""
 
     fusion_lr: Positive
-    encoders: Literal["both", "image", "text", "none"]
-    fusion: Literal["merge", "cross-attention", "sum"]
-    threshold_is: Literal["quantile", "absolute"]
-    threshold: float
-    pool: Literal["attention", "mean"]
-    positions: bool
-    residual: bool
+    """of the fusion's own weights; lr is the encoders'"""
+    encoders: Literal["both", "image", "text", "none"] = "both"
+    """what is trained with the fusion: both, as in the paper | image | text | none"""
+    fusion: Literal["merge", "cross-attention", "sum"] = "merge"
+    """merge: the paper's | cross-attention: words that look at patches, as large | sum: no fusion"""
+    threshold_is: Literal["quantile", "absolute"] = "quantile"
+    """quantile of each query's own best-match similarities | absolute: a cosine"""
+    threshold: float = 0.5
+    """above 1 merges nothing"""
+    pool: Literal["attention", "mean"] = "attention"
+    positions: bool = True
+    residual: bool = True
 
     @field_validator("threshold")  # declared after `threshold_is`, so that it is known here
     @classmethod
@@ -174,18 +220,21 @@ class Evaluation(Section):
     """What is measured on the val split."""
 
     protocols: Annotated[list[ProtocolName], Field(min_length=1)]
-    recall_at: Annotated[list[Count], Field(min_length=1)]
-    choose_at: Count
+    recall_at: Annotated[list[Count], Field(min_length=1)] = [1, 5, 10, 50]
+    choose_at: Count = 10
+    """epochs and the sum's text weight are chosen by this R@k on held-out train"""
 
 
 class Config(Section):
-    """A whole run. Sections and keys are those of `notebooks/params/lite.yaml`."""
+    """A whole run. A profile (`notebooks/params`) has what it does not leave at its default."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Seed
-    device: Literal["auto", "cpu", "cuda", "mps"]
-    runs: Text
-    garments: Garments | None
+    """the run is kept in <runs>/<name>"""
+    seed: Seed = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto | cpu | cuda | mps"""
+    runs: Text = "runs"
+    garments: Garments | None = None
     data: Data
     backbone: Backbone
     editor: Editor
@@ -265,6 +314,21 @@ def pick_device(name: str) -> torch.device:
     if not available[name]:
         raise InputError(f"device: {name}: this machine has none that PyTorch can use; write auto or cpu")
     return own_device(name)
+
+
+def explained(section: Section, indent: str = "") -> str:
+    """A configuration as YAML, every key of it, each with what it means."""
+    lines = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            lines += [f"{indent}{name}:  # {type(value).__doc__}", explained(value, f"{indent}  ")]
+            continue
+        plain = yaml.safe_dump(section.model_dump(include={name})[name], default_flow_style=True, width=1000)
+        plain = plain.removesuffix("...\n").strip()  # YAML's own end of a document that is one value
+        what = f"  # {field.description}" if field.description else ""
+        lines.append(f"{indent}{name}: {plain}{what}")
+    return "\n".join(lines)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -354,7 +418,7 @@ def _explain(problem: dict[str, Any]) -> str:
     """One line for one of pydantic's problems."""
     kind, value = problem["type"], problem["input"]
     if kind == "missing":
-        return "missing; lite.yaml explains every key"
+        return "missing; `python -m tmcir_lite config` explains every key"
     if kind == "extra_forbidden":
         *parents, unknown = problem["loc"]
         known = _keys_at(parents)
