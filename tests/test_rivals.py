@@ -147,6 +147,17 @@ def test_a_frozen_backbone_says_the_same_and_looks_once(cfg, backbone, monkeypat
     frozen.load(paths[::-1])
 
 
+def test_where_pooled_features_are_fused_no_tokens_are_kept(cfg, backbone):
+    """For 45,000 pictures and a ViT-L-14 they would be 36 GB."""
+    paths = list(run_data.prepare_data(cfg).val.images.values())[:5]
+    whole, pooled = Frozen(backbone), Frozen(backbone, tokens=False)
+    assert pooled.load(paths).shape == (5, 1, backbone.dim)
+    torch.testing.assert_close(pooled.image(pooled.load(paths)).pooled, whole.image(whole.load(paths)).pooled)
+    assert run_models.combined_backbone(cfg).load(paths).shape[1] == 1
+    assert run_models.load_frozen(cfg).load(paths).shape[1] == 1
+    assert run_models.load_frozen(cfg, aligned=True).load(paths).shape[1] > 1
+
+
 def test_a_fusion_on_a_frozen_backbone_is_the_fusion(cfg):
     """Trained rivals give the same queries through remembered features as through pictures."""
     split, (_, model) = run_data.prepare_data(cfg).val, run_models.load_clip4cir(cfg)

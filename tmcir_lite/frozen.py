@@ -14,11 +14,15 @@ from tmcir_lite.transforms import Reader, load_image
 class Frozen(nn.Module):
     """Stands where a `Backbone` stands; its "pixels" of a picture are the features that the backbone gives it.
 
-    Memory: 4 D (1 + N) bytes a picture, 33 KB for the lite CLIP, 100 KB for a ViT-B-32.
+    Memory: 4 D (1 + N) bytes a picture, 33 KB for the lite CLIP, 100 KB for a ViT-B-32; without tokens 4 D.
+
+    Args:
+        tokens: whether patches' tokens are kept; where only pooled features are fused, N is 0 instead.
     """
 
-    def __init__(self, backbone: Backbone):
+    def __init__(self, backbone: Backbone, tokens: bool = True):
         super().__init__()
+        self._tokens = tokens
         self._backbone = [backbone.requires_grad_(False).eval()]  # in a list: no part of a model's weights
         self._features: dict[tuple[Path, Reader], Tensor] = {}
 
@@ -33,7 +37,8 @@ class Frozen(nn.Module):
         new = list(dict.fromkeys(path for path in paths if (path, read) not in self._features))
         if new:
             features = self.inner.image(self.inner.load(new, read).to(self.logit_scale.device))
-            rows = torch.cat([features.pooled[:, None], features.tokens], dim=1).float().cpu()
+            tokens = features.tokens if self._tokens else features.tokens[:, :0]
+            rows = torch.cat([features.pooled[:, None], tokens], dim=1).float().cpu()
             self._features.update({(path, read): row for path, row in zip(new, rows, strict=True)})
         return torch.stack([self._features[path, read] for path in paths])
 

@@ -29,16 +29,17 @@ def load_aligned(cfg: Config, last: bool | None = None) -> Backbone:
 def load_frozen(cfg: Config, aligned: bool = False) -> Frozen:
     """The backbone that the run starts from, or the one after IACMA that `iacma.keep` says, not to be trained.
 
-    The latest ones are remembered, with the features of all pictures that they have seen.
+    The latest ones are remembered, with the features of all pictures that they have seen: of the aligned one the tokens
+    too, which a fusion may take; the one of the start serves methods of pooled features.
     """
     name = _aligned(cfg, cfg.iacma.keep == "last") if aligned else cfg.backbone.name
     pretrained = None if aligned else cfg.backbone.pretrained
-    return _frozen(name, pretrained, cfg.backbone.target_pad, pick_device(cfg.device))
+    return _frozen(name, pretrained, cfg.backbone.target_pad, pick_device(cfg.device), aligned)
 
 
 @functools.lru_cache(maxsize=2)
-def _frozen(name: str, pretrained: str | None, target_pad: float, device: torch.device) -> Frozen:
-    return Frozen(load_backbone(name, pretrained, target_pad).to(device))
+def _frozen(name: str, pretrained: str | None, target_pad: float, device: torch.device, tokens: bool) -> Frozen:
+    return Frozen(load_backbone(name, pretrained, target_pad).to(device), tokens)
 
 
 def _aligned(cfg: Config, last: bool) -> str:
@@ -96,7 +97,9 @@ def load_clip4cir(cfg: Config) -> tuple[Composed, Composed]:
 
 def combined_backbone(cfg: Config) -> Frozen:
     """The encoders of CLIP4Cir's stage 1 (its chosen epoch), on which its Combiner is trained."""
-    return _frozen(_local(cfg.run_dir / "clip4cir" / "model"), None, cfg.backbone.target_pad, pick_device(cfg.device))
+    return _frozen(
+        _local(cfg.run_dir / "clip4cir" / "model"), None, cfg.backbone.target_pad, pick_device(cfg.device), False
+    )
 
 
 def _sum(backbone: Backbone) -> PooledSum:
