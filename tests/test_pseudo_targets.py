@@ -156,11 +156,11 @@ def test_iacma_learns_without_what_was_left_out_and_says_so(tmp_path, capsys, im
     (folder / MANIFEST).write_text("".join(json.dumps(record) + "\n" for record in records))
     for name in ("q0", "q2"):
         (folder / f"{name}.png").touch()
-    assert list(iacma_images(cfg, Data(train, None, [], []))) == ["q0", "q2"]
+    assert list(iacma_images(cfg, Data(train, None, [], [], []))) == ["q0", "q2"]
     assert "without 1 of 3 triplets" in capsys.readouterr().out
     (folder / "q2.png").unlink()
     with pytest.raises(InputError, match="q2.png: no such pseudo-target"):
-        iacma_images(cfg, Data(train, None, [], []))
+        iacma_images(cfg, Data(train, None, [], [], []))
 
 
 def test_a_checker_that_blacks_everything_is_one_clear_line(checked, settings, jobs, tmp_path):
