@@ -173,6 +173,7 @@ def test_the_command_prints_and_draws(cfg, reference, tmp_path, capsys):
         ({"text": "  "}, "the text is empty"),
         ({"gallery": "none"}, "no such folder"),
         ({"text": "\u200b ?!"}, "the text is empty"),
+        ({"text": "is red \udcff"}, "the text is not valid Unicode"),
         ({"k": 0}, "top 0: ask for at least 1"),
         ({"k": -1}, "top -1: ask for at least 1"),
         ({"text": "is red and " * 30}, r"the text has \d+ tokens, of which this model reads 14; shorten it"),

@@ -57,7 +57,7 @@ class PictureFolder:
         try:
             write_text(report, "\n".join(lines) + "\n")
             where = f"all are listed in {report}"
-        except OSError:  # a dataset's folder is often read-only
+        except InputError:  # a dataset's folder is often read-only
             shown, where = len(lines), "all are listed here"
         fetch = "fetch them (data/README.md)"
         skip = "or write data.skip_missing: true to leave out what needs them"
