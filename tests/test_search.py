@@ -1,5 +1,7 @@
 """Search with a finished run, and the indices behind it."""
 
+import errno
+import os
 import sys
 
 import pytest
@@ -95,6 +97,21 @@ def test_a_name_of_another_encoding_is_told(cfg, reference, tmp_path, capsys):
     command = ["search", "--run", str(cfg.run_dir), "--image", str(reference), "--text", TEXT]
     assert main([*command, "--gallery", str(tmp_path), "--out", str(tmp_path / "found.pdf")]) == 0
     assert "its name is not valid Unicode" in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_read_is_told(cfg, reference, tmp_path, monkeypatch, capsys):
+    photos(tmp_path)
+    (tmp_path / "locked").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert search(cfg.run_dir, reference, TEXT, tmp_path)
+    assert f"{tmp_path / 'locked'}: left out, cannot be read (Permission denied)" in capsys.readouterr().err
 
 
 def test_a_gallery_without_pictures_is_named(cfg, reference, tmp_path):
