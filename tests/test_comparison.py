@@ -1,5 +1,7 @@
 """Runs side by side, by hand."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -35,3 +37,34 @@ def test_a_run_without_results_is_named(runs, tmp_path, capsys):
         compare(runs, "R@7")
     assert main(["compare", str(runs[0]), str(tmp_path / "c"), "--measure=R@10"]) == 2
     assert str(tmp_path / "c") in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_kept_apart(runs, tmp_path):
+    shutil.copytree(runs[1], tmp_path / "elsewhere" / "a")
+    header = compare([runs[0], tmp_path / "elsewhere" / "a"], "R@10").splitlines()[2]
+    assert header.count(f"{tmp_path}") == 2
+    with pytest.raises(InputError, match="two runs"):
+        compare([runs[0], runs[0]], "R@10")
+
+
+@pytest.mark.parametrize("measure", ["method", "layout", "commit", "dirty"])
+def test_only_numbers_are_compared(runs, measure):
+    for run in runs:
+        path = run / "evaluation" / "results.csv"
+        pd.read_csv(path).assign(commit="abc", dirty=False).to_csv(path, index=False)
+    with pytest.raises(InputError, match=f"has no {measure}; it has R@10"):
+        compare(runs, measure)
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff\xfe\0", b'"'])
+def test_a_broken_table_is_named(runs, content):
+    (runs[1] / "evaluation" / "results.csv").write_bytes(content)
+    with pytest.raises(InputError, match="results.csv: not a table"):
+        compare(runs, "R@10")
+
+
+def test_runs_without_anything_in_common_are_told(runs):
+    path = runs[1] / "evaluation" / "results.csv"
+    pd.read_csv(path).assign(protocol="val-union").to_csv(path, index=False)
+    with pytest.raises(InputError, match="no method has R@10 under a protocol"):
+        compare(runs, "R@10")

@@ -14,12 +14,16 @@ def compare(folders: Sequence[Path], measure: str) -> str:
     Methods are sorted by their mean. `next one` says in how many of the runs a method is ahead of the one below it.
 
     Raises:
-        InputError: fewer than two runs, one without results, or an unknown measure.
+        InputError: fewer than two runs, one without results, an unknown measure, or nothing that all have.
     """
+    folders = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
     if len(folders) < 2:
         raise InputError("compare: give the folders of two runs or more, such as runs/lite runs/seed1")
-    tables = {Path(folder).name: _read(Path(folder), measure) for folder in folders}
-    table = pd.concat(tables, axis=1, join="inner")
+    alike = len({folder.name for folder in folders}) < len(folders)
+    tables = {str(folder) if alike else folder.name: _read(folder, measure) for folder in folders}
+    table = pd.concat(tables, axis=1, join="inner").dropna(how="all")
+    if table.empty:
+        raise InputError(f"compare: no method has {measure} under a protocol that all of these runs have")
     lines = []
     for (layout, protocol), rows in table.groupby(level=["layout", "protocol"], sort=False):
         rows = rows.droplevel(["layout", "protocol"])
@@ -36,8 +40,11 @@ def _read(folder: Path, measure: str) -> pd.Series:
     path = folder / "evaluation" / "results.csv"
     if not path.is_file():
         raise InputError(f"{path}: no such results; run `evaluate` first")
-    results = pd.read_csv(path).query("category == 'mean'")
-    if measure not in results:
-        known = ", ".join(column for column in results if column.startswith("R"))
-        raise InputError(f"compare: {path} has no {measure}; it has {known}")
-    return results.set_index(["layout", "protocol", "method"])[measure]
+    try:
+        results = pd.read_csv(path).set_index(["category", "layout", "protocol", "method"])
+    except (ValueError, KeyError):  # pandas' own errors are of these kinds
+        raise InputError(f"{path}: not a table that `evaluate` wrote; remove it and run `evaluate` again") from None
+    known = results.select_dtypes("number")
+    if measure not in known:
+        raise InputError(f"compare: {path} has no {measure}; it has {', '.join(known)}")
+    return known[measure].xs("mean") if "mean" in known.index else known[measure].droplevel(0)[:0]
