@@ -1,5 +1,7 @@
 """An open_clip model gives the same pooled features here as by itself, tokens in the same space, and saves itself."""
 
+import shutil
+
 import open_clip
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tmcir_lite.backbone import Backbone, hub_id, load_backbone
 from tmcir_lite.config import load_config
-from tmcir_lite.files import ROOT, InputError, write_json
+from tmcir_lite.files import ROOT, InputError, read_json, write_json
 
 TEXTS = ["is red with longer sleeves", "is plain", "ein ganz anderes Wort: Ærø 42!"]
 
@@ -118,6 +120,20 @@ def test_positions_of_another_size_are_not_stretched(file, tmp_path):
     save_file(weights, tmp_path / "smaller.safetensors")
     with pytest.raises(InputError, match="positional_embedding"):
         load_backbone("ViT-S-32-alt", str(tmp_path / "smaller.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "other"), [("text_cfg", "context_length", 8), ("vision_cfg", "image_size", 96)]
+)
+def test_nor_are_those_of_a_folder(clip_folder, tmp_path, section, key, other):
+    folder = shutil.copytree(clip_folder, tmp_path / "folder")
+    config = read_json(folder / "open_clip_config.json")
+    config["model_cfg"][section][key] = other
+    write_json(folder / "open_clip_config.json", config)
+    whole = {name: value.float() for name, value in load_file(folder / "open_clip_model.safetensors").items()}
+    save_file(whole, folder / "open_clip_model.safetensors")
+    with pytest.raises(InputError, match=f"asks for .*positional_embedding.* correct its .*{key}"):
+        load_backbone(f"local-dir:{folder}")
 
 
 @pytest.mark.parametrize("kept", [0, 5, 10_000])

@@ -67,6 +67,13 @@ def test_is_read_as_written(folder):
     assert len(val.images) == COUNT
 
 
+def test_ids_with_leading_zeros_are_the_same_ids(folder):
+    path = folder / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json"
+    images = json.loads(path.read_text())["images"]
+    path.write_text(json.dumps({"images": [entry | {"id": f"{entry['id']:012}"} for entry in images]}))
+    assert load_circo(folder, "val").targets[0] == ("110", "111")
+
+
 def test_the_command_leaves_scores_and_the_servers_file(folder, cfg, capsys):
     assert main(["circo", "--run", str(cfg.run_dir), "--root", str(folder)]) == 0
     printed = capsys.readouterr().out
@@ -97,6 +104,9 @@ def test_bad_input_is_named(folder):
         ([records[0] | {"gt_img_ids": []}], "record 0: query 0 has no right answer"),
         ([records[0] | {"gt_img_ids": None}], "record 0: not as CIRCO writes it"),
         (["x"], "record 0: not as CIRCO writes it"),
+        ([records[0] | {"gt_img_ids": "110"}], "record 0: not as CIRCO writes it"),
+        ([records[0] | {"relative_caption": None}], "record 0: not as CIRCO writes it"),
+        ([records[0] | {"id": None}], "record 0: not as CIRCO writes it"),
         ({"images": []}, "not a list of queries"),
         ([], "not a list of queries"),
     ):
@@ -110,7 +120,12 @@ def test_bad_input_is_named(folder):
         load_circo(folder, "val")
     gallery = folder / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json"
     info = json.loads(gallery.read_text())
-    for content, words in (({"images": info["images"] * 2}, "picture 100 stands twice"), ([], "no list of images")):
+    for content, words in (
+        ({"images": info["images"] * 2}, "picture 100 stands twice"),
+        ([], "no list of images"),
+        ({"images": [{"id": "x", "file_name": "x.jpg"}]}, "no list of images"),
+        ({"images": [entry | {"file_name": f"a/{entry['file_name']}"} for entry in info["images"]]}, "60 of 60"),
+    ):
         gallery.write_text(json.dumps(content))
         with pytest.raises(InputError, match=words):
             load_circo(folder, "val")

@@ -138,6 +138,19 @@ def test_a_number_sign_is_part_of_a_value(root):
     assert load_config("lite", [f"data.root={root}"]).data.root == root.strip("'")
 
 
+@pytest.mark.parametrize("value", ["2024-99-99", "[" * 3000], ids=["no date", "brackets"])
+def test_what_yaml_itself_stumbles_over_is_one_line(value, tmp_path):
+    assert "is not a YAML value" in message("lite", [f"name={value}"])
+    (tmp_path / "odd.yaml").write_text(f"name: {value}\n")
+    assert "odd.yaml" in message(str(tmp_path / "odd.yaml"))
+
+
+@pytest.mark.parametrize("layouts", [["fashioniq"], ["cirr", "cirr"]])
+def test_datasets_of_one_layout_are_not_mixed_in_one_table(layouts):
+    others = ", ".join(f"{{layout: {layout}, root: x}}" for layout in layouts)
+    assert "data.also_evaluate: layouts fashioniq" in message("lite", [f"data.also_evaluate=[{others}]"])
+
+
 def test_unknown_profile_lists_the_known_ones():
     assert re.search("'light': unknown; known: .*lite", message("light"))
 
@@ -344,7 +357,12 @@ def test_pick_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "3")  # left over in a shell
     assert pick_device("auto") == torch.device("cuda")
-    for name, value in {"RANK": "7", "WORLD_SIZE": "8"}.items():  # as set by `accelerate launch`
+    for name, value in {
+        "RANK": "7",
+        "WORLD_SIZE": "8",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }.items():  # as set by `accelerate launch`
         monkeypatch.setenv(name, value)
     assert pick_device("auto") == torch.device("cuda", 3)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # each process may see only its own

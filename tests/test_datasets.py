@@ -154,6 +154,13 @@ def test_missing_and_broken_pictures_stop_and_are_all_listed(fashioniq):
         assert "d.jpg: cannot be decoded" in text
 
 
+def test_missing_pictures_are_told_where_their_list_cannot_be_written(fashioniq):
+    (fashioniq / "images" / "a.jpg").unlink()
+    (fashioniq / "missing.val.txt").mkdir()
+    with pytest.raises(InputError, match="1 of the 6 pictures .* .all are listed here"):
+        load_split(fashioniq, "fashioniq", "val")
+
+
 def test_train_needs_only_the_pictures_of_its_triplets(fashioniq):
     (fashioniq / "images" / "d.jpg").unlink()
     split = load_split(fashioniq, "fashioniq", "train")

@@ -268,6 +268,9 @@ class TestEvaluateSplit:
         assert sizes.loc[("original", "dress")].tolist() == [2, 4]
         assert sizes.loc[("val-union", "dress")].tolist() == [2, 3]
 
+    def test_a_protocol_named_twice_is_measured_once(self):
+        assert len(self.evaluate(protocols=["original", "original"])) == len(self.evaluate())
+
     def test_mean_counts_categories_not_queries(self):
         mean = self.evaluate().query("category == 'mean'").iloc[0]
         assert mean["R@2"] == 50  # dress 0, shirt 100; over queries it would be 33.3

@@ -83,7 +83,15 @@ def _one(rank, port, function, arguments):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("left", [{"LOCAL_RANK": "3"}, {"WORLD_SIZE": "2"}])
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"LOCAL_RANK": "3"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
+    ],
+)
 def test_what_a_launcher_left_in_the_shell_makes_no_group(left):
     code = "import torch; from tmcir_lite.processes import join; print(join(torch.device('cpu')).num_processes)"
     environment = {name: value for name, value in os.environ.items() if name not in _GROUP} | left

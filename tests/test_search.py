@@ -1,5 +1,7 @@
 """Search with a finished run, and the indices behind it."""
 
+import errno
+import os
 import sys
 
 import pytest
@@ -97,6 +99,21 @@ def test_a_name_of_another_encoding_is_told(cfg, reference, tmp_path, capsys):
     assert "its name is not valid Unicode" in capsys.readouterr().err
 
 
+def test_a_folder_that_may_not_be_read_is_told(cfg, reference, tmp_path, monkeypatch, capsys):
+    photos(tmp_path)
+    (tmp_path / "locked").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert search(cfg.run_dir, reference, TEXT, tmp_path)
+    assert f"{tmp_path / 'locked'}: left out, cannot be read (Permission denied)" in capsys.readouterr().err
+
+
 def test_a_gallery_without_pictures_is_named(cfg, reference, tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(InputError, match="has no picture to show"):
@@ -173,6 +190,7 @@ def test_the_command_prints_and_draws(cfg, reference, tmp_path, capsys):
         ({"text": "  "}, "the text is empty"),
         ({"gallery": "none"}, "no such folder"),
         ({"text": "\u200b ?!"}, "the text is empty"),
+        ({"text": "is red \udcff"}, "the text is not valid Unicode"),
         ({"k": 0}, "top 0: ask for at least 1"),
         ({"k": -1}, "top -1: ask for at least 1"),
         ({"text": "is red and " * 30}, r"the text has \d+ tokens, of which this model reads 14; shorten it"),

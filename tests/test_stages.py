@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tmcir_lite import measure, run_data, run_models, stages
+from tmcir_lite.__main__ import main
 from tmcir_lite.backbone import load_backbone
 from tmcir_lite.baselines import weighted_sum
 from tmcir_lite.composed import Composed, build_fusion
@@ -119,6 +120,19 @@ def test_iacma_without_pseudo_targets_says_what_to_run(tiny):
 def test_another_configuration_under_the_same_name_is_refused(cfg, tiny):
     with pytest.raises(InputError, match="iacma.lr"):
         run_data.prepare_data(load_config("lite", [*tiny, "iacma.lr=0.5"]))
+
+
+@pytest.mark.parametrize("stage", ["iacma", "atf", "control", "sum", "clip4cir", "pic2word", "evaluate"])
+def test_a_finished_stage_is_not_taken_for_one_of_another_configuration(cfg, tiny, capsys, stage):
+    options = [option for change in (*tiny, "seed=1") for option in ("--set", change)]
+    assert main([stage, *options]) == 2
+    assert "seed (0 there, 1 now)" in capsys.readouterr().err
+
+
+def test_a_protocol_that_the_layout_lacks_is_found_before_training(tiny, capsys):
+    changes = (*tiny, "name=protocol", "evaluation.protocols=[cirr]")
+    assert main(["iacma", *(option for change in changes for option in ("--set", change))]) == 2
+    assert "evaluation.protocols: cirr: fashioniq has original" in capsys.readouterr().err
 
 
 def test_submit_writes_what_cirrs_server_takes(cfg, tmp_path):

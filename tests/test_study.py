@@ -126,6 +126,12 @@ def test_tables_of_another_dataset_are_not_mixed_with(tables, photos):
         run_study("lite", photos, [0], ["main"], tables[0])
 
 
+def test_a_place_for_tables_that_cannot_be_is_found_before_the_work(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="study: --out .*file: no folder to write to"):
+        run_study("lite", tiny, [0], ["main"], tmp_path / "file")
+
+
 def test_what_needs_drawn_pictures_is_left_out_of_a_study_of_real_ones(capsys):
     plan = load_plan()
     left = {cell.name for cell in plan.cells} - {cell.name for cell in chosen_cells(plan, [], drawn=False)}

@@ -131,6 +131,10 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         load_weights(nn.Linear(2, 2), tmp_path / "chosen.safetensors")
     with pytest.raises(InputError, match="no such weights"):
         load_weights(nn.Linear(2, 2), tmp_path / "absent.safetensors")
+    for size in (0, 5, 100):
+        (tmp_path / "part.safetensors").write_bytes((tmp_path / "chosen.safetensors").read_bytes()[:size])
+        with pytest.raises(InputError, match="part.safetensors: not a whole safetensors file"):
+            load_weights(nn.Linear(2, 2), tmp_path / "part.safetensors")
 
 
 def test_warm_up_then_cosine():

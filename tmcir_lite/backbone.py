@@ -9,7 +9,7 @@ from typing import Any
 import open_clip
 import torch
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import Compose
@@ -176,6 +176,8 @@ def load_backbone(name: str, pretrained: str | None = None, target_pad: float = 
         if file:
             clip.load_state_dict(load_file(file))  # not by open_clip, which stretches positions of another size
         tokenizer = open_clip.get_tokenizer(name)
+    if name.startswith(_LOCAL):
+        _check_positions(clip, folder)
     check_tokenizer(name, tokenizer)
     config.setdefault("preprocess_cfg", open_clip.get_model_preprocess_cfg(clip))
     return Backbone(clip, tokenizer, config, target_pad)
@@ -189,6 +191,17 @@ def _model_folder(name: str) -> Path:
             raise InputError(f"backbone.name: {folder} holds no {file}; give the folder of an open_clip model")
     check_hashes(folder)
     return folder
+
+
+def _check_positions(clip: nn.Module, folder: Path) -> None:
+    """Refuses a folder whose positions open_clip has stretched to another size than they were trained at."""
+    wanted = clip.state_dict()
+    with safe_open(folder / _WEIGHTS, "pt") as weights:
+        for key in wanted.keys() & set(weights.keys()):
+            size, asked = weights.get_slice(key).get_shape(), list(wanted[key].shape)
+            if key.endswith("positional_embedding") and size != asked:
+                raise InputError(f"{folder / _CONFIG}: asks for {key} of {asked}, the weights have {size}; correct "
+                                 "its image_size, patch_size or context_length")  # fmt: skip
 
 
 def _weight_file(name: str, pretrained: str | None, config: dict[str, Any]) -> Path | None:

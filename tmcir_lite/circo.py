@@ -48,9 +48,12 @@ def load_circo(root: str | Path, split: str) -> Queries:
     for index, record in enumerate(records):
         where = f"{path}, record {index}"
         try:
-            reference, caption, number = str(record["reference_img_id"]), record["relative_caption"], str(record["id"])
-            right = tuple(dict.fromkeys(map(str, record["gt_img_ids"]))) if split == "val" else ()
-        except (KeyError, TypeError) as error:
+            reference, caption, number = _id(record["reference_img_id"]), record["relative_caption"], _id(record["id"])
+            given = record["gt_img_ids"] if split == "val" else []
+            if not isinstance(caption, str) or not isinstance(given, list):
+                raise TypeError
+            right = tuple(dict.fromkeys(map(_id, given)))
+        except (KeyError, TypeError, ValueError) as error:
             reason = f"no key {error}" if isinstance(error, KeyError) else "not as CIRCO writes it"
             raise InputError(f"{where}: {reason}") from None
         absent = [name for name in (reference, *right) if name not in images]
@@ -70,17 +73,25 @@ def _gallery(root: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     try:
         for entry in read_json(path)["images"]:
-            if str(entry["id"]) in images:
-                raise InputError(f"{path}: picture {entry['id']} stands twice and would be ranked twice; remove one")
-            images[str(entry["id"])] = root / _IMAGES / entry["file_name"]
-    except (KeyError, TypeError):
+            number = _id(entry["id"])
+            if number in images:
+                raise InputError(f"{path}: picture {number} stands twice and would be ranked twice; remove one")
+            images[number] = root / _IMAGES / entry["file_name"]
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError):
         raise InputError(f"{path}: no list of images with an id and a file_name; fetch it again") from None
-    there = {path.name for path in (root / _IMAGES).glob("*")}
-    missing = [path.name for path in images.values() if path.name not in there]
+    there = set((root / _IMAGES).glob("*"))
+    missing = [path.name for path in images.values() if path not in there]
     if missing:
         raise InputError(f"{root / _IMAGES}: {len(missing)} of {len(images)} pictures are missing, such as "
                          f"{missing[0]}; unpack COCO's unlabeled2017.zip there")  # fmt: skip
     return images
+
+
+def _id(value: int | str) -> str:
+    """COCO's ids are whole numbers, which some copies of its files have as texts with leading zeros."""
+    return str(int(value))
 
 
 def average_precision(ranking: Sequence[str], targets: Sequence[str], k: int) -> float:

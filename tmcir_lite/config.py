@@ -109,6 +109,15 @@ class Data(Section):
     also_evaluate: list[EvaluationSet] = []
     """further val splits that the trained model is measured on"""
 
+    @field_validator("also_evaluate")
+    @classmethod
+    def _layouts_differ(cls, value: list[EvaluationSet], info: ValidationInfo) -> list[EvaluationSet]:
+        layouts = [info.data.get("layout"), *(other.layout for other in value)]
+        if len(set(layouts)) < len(layouts):
+            raise ValueError(f"layouts {', '.join(map(str, layouts))} with that of data: results are told apart by "
+                             "layout, so name each once and give another dataset a run of its own")  # fmt: skip
+        return value
+
 
 class Backbone(Section):
     """The open_clip model, its preprocessing, and what of it is trained."""
@@ -385,7 +394,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise InputError(f"{path}, line {mark.line + 1}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: no text, or no such date
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no `key: value` lines; start from {PROFILES / 'lite.yaml'}")
@@ -402,7 +411,7 @@ def _apply(values: dict[str, Any], override: str) -> str:
         node = yaml.compose(text, yaml.SafeLoader)
         comment = "#" in text[node.end_mark.index if node else 0 :]  # of no use here, and a path may have one
         value = text.strip() if comment else yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise InputError(f"override {override!r}: {text!r} is not a YAML value") from None
     *sections, last = key.split(".")
     inner = values

@@ -82,6 +82,7 @@ def subset_ranks(
     """
     _check_indices("target_index", target_index, queries, gallery)
     _check_indices("subset_index", subset_index, queries, gallery)
+    _check_dimensions(queries, gallery)
     is_target = subset_index == target_index[:, None]
     wrong = (is_target.sum(dim=1) != 1).nonzero()
     if len(wrong):
@@ -164,7 +165,7 @@ def evaluate_split(
             the gallery; and as `target_ranks`.
     """
     tables = []
-    for name in protocols:
+    for name in dict.fromkeys(protocols):
         rows = []
         for part in _parts(query_features, gallery_names, gallery_features, split, name):
             numbers = _recalls(part, recall_at, chunk)

@@ -144,7 +144,7 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, or of its encoding; brackets without end
         reason = taken_for(path) or f"{error}; it may be truncated: fetch or write it again"
         raise InputError(f"{path}: not valid JSON ({reason})") from None
 

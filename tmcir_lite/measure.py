@@ -20,7 +20,7 @@ from tmcir_lite.intent import MEASURES
 from tmcir_lite.losses import Contrastive
 from tmcir_lite.published import beside_published
 from tmcir_lite.run_data import Data, known_garments, prepare_data
-from tmcir_lite.run_folder import environment
+from tmcir_lite.run_folder import environment, start_run
 from tmcir_lite.run_models import (
     load_aligned,
     load_clip4cir,
@@ -37,6 +37,7 @@ def evaluate(cfg: Config) -> pd.DataFrame:
 
     Every choice (the sum's text weight, the epoch) was or is made on triplets held out of train.
     """
+    start_run(cfg)  # refuses another configuration, of which nothing is measured
     path = cfg.run_dir / "evaluation" / "results.csv"
     if path.is_file():
         return pd.read_csv(path)

@@ -3,6 +3,7 @@
 import filecmp
 import functools
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,7 +58,7 @@ class PictureFolder:
         try:
             write_text(report, "\n".join(lines) + "\n")
             where = f"all are listed in {report}"
-        except OSError:  # a dataset's folder is often read-only
+        except InputError:  # a dataset's folder is often read-only
             shown, where = len(lines), "all are listed here"
         fetch = "fetch them (data/README.md)"
         skip = "or write data.skip_missing: true to leave out what needs them"
@@ -100,10 +101,10 @@ class PictureFolder:
 def files_below(folder: Path) -> Iterator[tuple[Path, bool]]:
     """All files in a fixed order, and whether they or a folder on the way to them are hidden (`._x.png`).
 
-    Links to folders are followed, and each folder is visited once.
+    Links to folders are followed, and each folder is visited once. One that may not be read is told on stderr.
     """
     seen = set()
-    for base, folders, files in os.walk(folder, followlinks=True):
+    for base, folders, files in os.walk(folder, onerror=_unread, followlinks=True):
         identity = os.path.realpath(base)
         if identity in seen:
             folders.clear()
@@ -112,6 +113,10 @@ def files_below(folder: Path) -> Iterator[tuple[Path, bool]]:
         folders.sort()
         within = any(part.startswith(".") for part in Path(base).relative_to(folder).parts)
         yield from ((Path(base, name), within or name.startswith(".")) for name in sorted(files))
+
+
+def _unread(error: OSError) -> None:
+    print(f"{error.filename}: left out, cannot be read ({error.strerror})", file=sys.stderr)
 
 
 @functools.cache

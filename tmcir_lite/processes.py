@@ -8,14 +8,17 @@ import torch
 from accelerate import PartialState
 
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")
 """What a launcher tells each of its processes. Only some of them are left over in a shell, and of no group."""
+_MPI = ("OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_", "MPI_LOCAL")
+"""How names of the same begin that MPI and some clusters set, and that Accelerate reads as well."""
 
 
 def join(device: torch.device) -> PartialState:
     """This process's place among those of the run; alone, it is the main one."""
     if not _launched():
-        for name in _GROUP:
-            os.environ.pop(name, None)  # else Accelerate waits for the others
+        for name in [name for name in os.environ if name in _GROUP or name.startswith(_MPI)]:
+            del os.environ[name]  # else Accelerate waits for the others
     return PartialState(cpu=device.type == "cpu")
 
 
@@ -27,7 +30,7 @@ def own_device(kind: str) -> torch.device:
 
 
 def _launched() -> bool:
-    return all(os.environ.get(name, "").isdigit() for name in _GROUP)
+    return all(os.environ.get(name, "").isdigit() for name in _GROUP) and all(map(os.environ.get, _MEETING))
 
 
 def main_first(device: torch.device) -> AbstractContextManager:

@@ -55,6 +55,8 @@ def search(run: Path, image: Path, text: str, gallery: Path | None = None, k: in
     cfg, folder = finished_run(run), resolve(run) / "search"
     if not has_words(text):
         raise InputError("search: the text is empty; say what to change, such as 'is red with longer sleeves'")
+    if not _is_unicode(text):
+        raise InputError("search: the text is not valid Unicode; type it in a terminal of another encoding (UTF-8)")
     if k < 1:
         raise InputError(f"search: top {k}: ask for at least 1 picture")
     image = Path(image).expanduser()
@@ -180,9 +182,9 @@ def _sound(paths: list[Path], folder: Path) -> list[Path]:
     return [path for path in paths if path not in broken]
 
 
-def _is_unicode(path: Path) -> bool:
+def _is_unicode(text: Path | str) -> bool:
     try:
-        str(path).encode()
+        str(text).encode()
     except UnicodeEncodeError:  # a name of another encoding, as old archives leave them
         return False
     return True

@@ -20,6 +20,7 @@ from tmcir_lite.processes import main_first, main_only
 from tmcir_lite.pseudo_targets import generate, jobs_for
 from tmcir_lite.rivals import CLIP4CIR_SCALE, Combiner, PooledSum
 from tmcir_lite.run_data import iacma_images, prepare_data
+from tmcir_lite.run_folder import start_run
 from tmcir_lite.run_models import combined_backbone, fusion_settings, load_aligned, load_frozen, load_start
 from tmcir_lite.training import Schedule, decay_groups, fit, is_complete, load_weights, read_history
 
@@ -163,6 +164,8 @@ def _train(
 
 
 def _is_done(cfg: Config, name: str, settings: Training) -> bool:
+    with main_first(pick_device(cfg.device)):
+        start_run(cfg)  # refuses another configuration, of which nothing is done
     folder = cfg.run_dir / name
     return (folder / "metrics.json").is_file() and is_complete(folder, settings.epochs)
 

@@ -57,6 +57,10 @@ def run_study(
             another dataset; or as the stages.
     """
     plan, cfg = load_plan(), load_config(profile, overrides)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"study: --out {out}: no folder to write to ({error.strerror}); name another") from None
     wanted = chosen_cells(plan, parts, drawn=cfg.garments is not None)
     _check_same_data(out / "study.csv", _data_name(cfg))
     for seed in seeds:

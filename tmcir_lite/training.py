@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -128,12 +129,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Loads weights that `fit` wrote.
 
     Raises:
-        InputError: the file is absent or holds the weights of another architecture.
+        InputError: the file is absent, not whole, or holds the weights of another architecture.
     """
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such weights; run the stage that writes them first") from None
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: not a whole safetensors file ({error}); remove the folder and run its stage again"
+        ) from None
     except RuntimeError as error:
         raise InputError(f"{path}: weights of another architecture ({str(error).splitlines()[1].strip()})") from None
 
