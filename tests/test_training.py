@@ -156,12 +156,12 @@ def test_a_rate_without_decay_stays():
     [
         ([80.0, 84.0, 83.9, 83.5], 3),  # within 1.7 points of the highest: the last of them
         ([80.0, 84.0, 83.9, 82.2], 2),
-        ([84.0, 83.0, 82.0, 82.2], 1),
-        ([84.0, 82.0, 82.0, 82.2], 0),
+        ([84.0, 83.9, 82.0, 83.9], 0),  # none was better than none
+        ([84.0, 83.9, 84.1, 83.9], 3),
         ([10.0, 20.0, 30.0, 90.0], 3),
     ],
 )
-def test_the_last_epoch_that_is_not_clearly_worse_is_chosen(scores, chosen):
+def test_the_last_epoch_that_is_not_clearly_worse_is_chosen_if_any_was_better_than_none(scores, chosen):
     history = pd.DataFrame({"epoch": range(4), "score": scores, "standard_error": 1.7})
     assert chosen_epoch(history, "score") == chosen
     grown = [chosen_epoch(history[: n + 1], "score") == n for n in range(4)]

@@ -36,7 +36,7 @@ def make_pseudo_targets(cfg: Config) -> list[dict]:
 def train_iacma(cfg: Config) -> pd.DataFrame:
     """Stage 1. Leaves the encoders of chosen and last epoch in `iacma/model`, `iacma/model_last`; returns the history.
 
-    An epoch is chosen on held-out train (`training.chosen_epoch`) and may be 0: then all others were clearly worse.
+    An epoch is chosen on held-out train (`training.chosen_epoch`) and may be 0: then none was better than none.
     """
     if _is_done(cfg, "iacma", cfg.iacma):
         return read_history(cfg.run_dir / "iacma")

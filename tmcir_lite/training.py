@@ -292,15 +292,18 @@ def read_history(folder: Path) -> pd.DataFrame:
 
 
 def chosen_epoch(history: pd.DataFrame, score: str) -> int:
-    """The last of the epochs whose score is within one standard error of the highest.
+    """The last of the epochs whose score is within one standard error of the highest; 0 if none is better than that.
 
     Smaller differences say nothing, and which epoch has the highest score then hangs on a single query, or on a
-    processor's rounding. Of equals the last: its learning rate has come down, so its weights move the least.
+    processor's rounding. Of equals the last: its learning rate has come down, so its weights move the least. But where
+    no epoch was better than none, none is taken.
 
     Args:
-        history: of `fit`. Its column `standard_error` is that of the score; without one it is taken as 0.
+        history: of `fit`, with epoch 0 first. Its column `standard_error` is that of the score; without one it is 0.
     """
     best = history[score].idxmax()
+    if history["epoch"][best] == 0:
+        return 0
     error = history.get("standard_error", pd.Series(0.0, history.index))
     return int(history["epoch"][history[score] >= history[score][best] - error[best]].max())
 
