@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help reproduce test lab notebooks clean
+.PHONY: help reproduce test test-fast lab notebooks clean
 export HF_HUB_OFFLINE ?= 1
 
 help:
 	@echo "make reproduce   set up, run the five notebooks in the lite profile, print the result table"
 	@echo "make test        set up, lint, unit tests, notebook tests"
+	@echo "make test-fast   the unit tests that take seconds"
 	@echo "make lab         set up, open JupyterLab"
 	@echo "make notebooks   execute the committed notebooks in place"
 	@echo "make clean       remove the lite run and the drawn dataset (not the environment)"
@@ -30,6 +31,9 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env -p no:python --nbval-cell-timeout=3600 notebooks
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow" tests
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks

@@ -65,7 +65,7 @@ def test_merge_map_numbers_patches_and_names_their_words():
     match = Match(
         index=torch.tensor([[2, 1, 0, 3, 0]]),
         score=torch.zeros(1, 5),
-        share=torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0]]),
+        merged=torch.tensor([[True, False, True, False, True]]),
         text_mask=torch.tensor([[True, True, True, False, True]]),
     )
     figure = viz.merge_maps([Image.new("RGB", (4, 4))], (2, 2), match, [["red", "is", "dress", "now"]])

@@ -168,7 +168,7 @@ def test_paths_of_options_start_at_the_working_folder(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("name: a")
     assert __main__.main(["data", "--config", "mine.yaml"]) == 2
-    assert f"{tmp_path}/mine.yaml: seed: missing" in capsys.readouterr().err
+    assert f"{tmp_path}/mine.yaml: data: missing" in capsys.readouterr().err
     for command in (["search", "--run", "one", "--image", "a.png", "--text", "is red"], ["circo", "--run", "one"]):
         assert __main__.main(command) == 2
         assert f"{tmp_path}/one" in capsys.readouterr().err

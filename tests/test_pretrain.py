@@ -16,6 +16,8 @@ from tmcir_lite.model_card import check_hashes
 from tmcir_lite.pretrain import clip, editor
 from tmcir_lite.training import read_history
 
+pytestmark = pytest.mark.slow
+
 SHORT = ["--steps=2", "--batch=8", "--measure=12", "--device=cpu"]
 
 

@@ -26,6 +26,8 @@ from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
 from tmcir_lite.training import Schedule, cached_backward, decay_groups, fit
 from tmcir_lite.transforms import load_image
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -10,6 +10,8 @@ from tmcir_lite.config import load_config
 from tmcir_lite.files import ROOT
 from tmcir_lite.standins import random_editor
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = ROOT.parent / "shared" / "data" / "clothing-photos"
 
 

@@ -10,6 +10,8 @@ from tmcir_lite.files import InputError
 from tmcir_lite.rehearsal import rehearse
 from tmcir_lite.standins import random_editor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):

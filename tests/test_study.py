@@ -16,6 +16,8 @@ from tmcir_lite.study import _align, _run_cell, chosen_cells, collect, run_study
 from tmcir_lite.study_effects import changes, verdict
 from tmcir_lite.study_plan import alignment_config, cell_config, load_plan, pictures_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tables(tiny, tmp_path_factory):
