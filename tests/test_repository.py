@@ -12,7 +12,7 @@ import pytest
 from tmcir_lite.files import ROOT
 from tmcir_lite.model_card import HASHES, check_hashes
 from tmcir_lite.pipeline import NOTEBOOKS, check_parameters
-from tmcir_lite.study_report import LAYOUTS, ledger, load_study
+from tmcir_lite.study_report import claims_section, load_study
 
 FOLDER = ROOT / "notebooks"
 
@@ -54,9 +54,8 @@ def test_what_the_readme_shows_is_there():
 
 
 def test_the_readme_tells_the_claims_as_the_study_found_them():
-    rows = ledger(load_study())[["claim", *LAYOUTS.values(), "seeds", "verdict"]]
-    readme = (ROOT / "README.md").read_text()
-    assert [line for row in rows.values if (line := f"| {' | '.join(row)} |") not in readme] == []
+    """`python -m tmcir_lite study` writes them there; with nothing left to run it only does that."""
+    assert claims_section(load_study()) in (ROOT / "README.md").read_text()
 
 
 def test_every_command_of_the_readme_is_there():

@@ -40,7 +40,7 @@ from tmcir_lite.study_plan import (
     load_plan,
     pictures_config,
 )
-from tmcir_lite.study_report import RESULTS, load_study, markdown
+from tmcir_lite.study_report import RESULTS, load_study, markdown, update_readme
 from tmcir_lite.training import read_history
 
 PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
@@ -125,7 +125,10 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
         data = part.to_csv(index=False, float_format="%.5g").encode()
         with atomic(out / name) as path:  # no time of writing in it: the same table is the same file
             path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    write_text(out / "study.md", markdown(load_study(out)))
+    study = load_study(out)
+    write_text(out / "study.md", markdown(study))
+    if out.resolve() == RESULTS:
+        update_readme(study)
     return table
 
 

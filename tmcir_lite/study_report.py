@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tmcir_lite.files import ROOT, InputError
+from tmcir_lite.files import ROOT, InputError, write_text
 from tmcir_lite.intent import MEASURES
 from tmcir_lite.study_plan import CHOICES, Plan, load_plan
 
@@ -19,6 +19,7 @@ _FACTS = ("data", "heldout", "protocol", "queries", "gallery", "device", "commit
 _EFFECTS = ("claim", "effect", "measure", "layout", "difference", "low", "high", "seeds", "verdict")
 _CHANGES = ("part", "cell", "against", "layout", "difference", "low", "high", "seeds")
 _UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
+_MARKERS = ("<!-- claims: written by `python -m tmcir_lite study` -->", "<!-- end of claims -->")
 _NO_WAY = "cannot be tested here: no weights and no photos"
 
 
@@ -205,6 +206,25 @@ def markdown(study: Study) -> str:
         f"{as_markdown(trial_table(study))}"
     )
     return "\n\n".join([facts(study), *tables, claims, changes, trials]) + "\n"
+
+
+def claims_section(study: Study) -> str:
+    """What the README says of the claims, between its markers."""
+    rows = ledger(study)[["claim", *LAYOUTS.values(), "seeds", "verdict"]]
+    lines = [rows.columns, ["---"] * rows.shape[1], *rows.values]
+    within = " of ".join(map(str, seeds_inside(study)))
+    return (
+        "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        + f"\n\n{facts(study)} {within} effects of one seed alone lie within the intervals."
+    )
+
+
+def update_readme(study: Study, path: Path = ROOT / "README.md") -> None:
+    """Puts `claims_section` in its place in the README, if that has the markers."""
+    before, start, rest = path.read_text(encoding="utf-8").partition(_MARKERS[0])
+    _, end, after = rest.partition(_MARKERS[1])
+    if end:
+        write_text(path, f"{before}{start}\n\n{claims_section(study)}\n\n{end}{after}")
 
 
 def as_markdown(table: pd.DataFrame) -> str:
