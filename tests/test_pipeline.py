@@ -146,8 +146,9 @@ def test_results_are_kept_where_the_readme_shows_them(tmp_path):
         (["iacma", "--set", "iacma.epoch=3"], "did you mean iacma.epochs"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
-    assert __main__.main(arguments) == 2
+def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
+    elsewhere = ["--set", f"runs={tmp_path}"]  # a run of the checkout is the user's
+    assert __main__.main([*arguments, *elsewhere]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
