@@ -141,12 +141,12 @@ def _search(options: argparse.Namespace) -> int:
     from tmcir_lite.files import atomic
     from tmcir_lite.search import SHOWN, check_out, search, show
 
-    out, image = check_out(options.out), Path(options.image).expanduser()
-    found = search(options.run, image, options.text, options.gallery, options.top)
+    out = check_out(options.out)
+    found = search(options.run, options.image, options.text, options.gallery, options.top)
     for number, (path, cosine) in enumerate(found, 1):
         print(f"{number:3}  {cosine:.3f}  {path}")
     with atomic(out) as temporary:
-        show(image, options.text, found).savefig(temporary, dpi=120)
+        show(options.image, options.text, found).savefig(temporary, dpi=120)
     print(f"as a picture{f', the first {SHOWN}' if len(found) > SHOWN else ''}: {out}")
     return 0
 
@@ -211,7 +211,6 @@ _COMMANDS = {
 }
 
 if __name__ == "__main__":
-    os.environ["MPLBACKEND"] = (
-        "agg"  # commands draw into files, also where the shell names a backend that needs a screen
-    )
+    # Commands draw into files, also where the shell names a backend that needs a screen.
+    os.environ["MPLBACKEND"] = "agg"
     sys.exit(main())

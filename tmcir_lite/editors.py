@@ -18,6 +18,7 @@ from tmcir_lite.config import Editor
 from tmcir_lite.files import InputError, resolve
 from tmcir_lite.hub import explain, one_line
 from tmcir_lite.model_card import check_hashes
+from tmcir_lite.processes import has_bf16
 
 
 def load_editor(settings: Editor, device: torch.device) -> DiffusionPipeline:
@@ -58,7 +59,7 @@ def half_precision(device: torch.device) -> torch.dtype:
     """The number format of an editor's weights: bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
     if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if has_bf16(device) else torch.float16
 
 
 def _check_edits(pipeline: DiffusionPipeline, settings: Editor) -> None:

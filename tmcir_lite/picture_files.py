@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tmcir_lite.files import InputError, write_text
-from tmcir_lite.transforms import load_image, picture_suffixes
+from tmcir_lite.transforms import Reader, load_image, picture_suffixes
 
 
 class PictureFolder:
@@ -121,9 +121,14 @@ def _unread(error: OSError) -> None:
 
 @functools.cache
 def _problem(path: Path, size: int, modified: int) -> str | None:
-    """What is wrong with a picture; decoded once while size and time of the file stay the same."""
+    """`problem` of a benchmark picture; decoded once while size and time of the file stay the same."""
+    return problem(path, load_image)
+
+
+def problem(path: Path, read: Reader) -> str | None:
+    """What is wrong with a picture, as a reader of `transforms` says it; None if it can be decoded."""
     try:
-        load_image(path)
+        read(path)
     except InputError as error:
         return str(error)
     return None

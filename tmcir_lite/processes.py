@@ -33,6 +33,11 @@ def _launched() -> bool:
     return all(os.environ.get(name, "").isdigit() for name in _GROUP) and all(map(os.environ.get, _MEETING))
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether this is a GPU that computes with bf16; older ones only emulate it, slower than single precision."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def main_first(device: torch.device) -> AbstractContextManager:
     """The main process runs the block before the others do, who then find on disk what it made."""
     return join(device).main_process_first()

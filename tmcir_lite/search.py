@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from tmcir_lite.backbone import Backbone
 from tmcir_lite.config import Config, load_config
 from tmcir_lite.datasets import has_words, load_split
 from tmcir_lite.files import InputError, read_json, resolve, write_json
-from tmcir_lite.picture_files import files_below
+from tmcir_lite.picture_files import files_below, problem
 from tmcir_lite.progress import Progress
 from tmcir_lite.retrieval import gallery_features, nearest, stamp
 from tmcir_lite.run_models import load_trained
@@ -169,16 +170,16 @@ def _sound(paths: list[Path], folder: Path) -> list[Path]:
     if not file.is_file():
         progress, problems = Progress("pictures", len(paths)), {}
         with ThreadPoolExecutor() as pool:
-            for number, problem in enumerate(pool.map(_problem, paths)):
-                problems |= {number: problem} if problem else {}
+            for number, wrong in enumerate(pool.map(partial(problem, read=load_photo), paths)):
+                problems |= {number: wrong} if wrong else {}
                 progress.advance()
         write_json(file, problems)
-    broken |= {paths[int(number)]: problem for number, problem in read_json(file).items()}
+    broken |= {paths[int(number)]: wrong for number, wrong in read_json(file).items()}
     if broken:
         _tell(f"{len(broken)} pictures are left out, which cannot be read:")
-        for path, problem in broken.items():
+        for path, wrong in broken.items():
             name = os.fsencode(path).decode(errors="backslashreplace")
-            print(f"  {name}: {problem.removeprefix(f'{path}: ')}", file=sys.stderr)
+            print(f"  {name}: {wrong.removeprefix(f'{path}: ')}", file=sys.stderr)
     return [path for path in paths if path not in broken]
 
 
@@ -188,11 +189,3 @@ def _is_unicode(text: Path | str) -> bool:
     except UnicodeEncodeError:  # a name of another encoding, as old archives leave them
         return False
     return True
-
-
-def _problem(path: Path) -> str | None:
-    try:
-        load_photo(path)
-    except InputError as error:
-        return str(error)
-    return None

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tmcir_lite.files import InputError, atomic, read_json, write_json
+from tmcir_lite.processes import has_bf16
 from tmcir_lite.progress import watched
 
 
@@ -108,11 +109,6 @@ def fit(
         checkpoint.finish()
     accelerator.wait_for_everyone()
     return pd.DataFrame(history)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether this is a GPU that computes with bf16; older ones only emulate it, slower than single precision."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def decay_groups(model: nn.Module, weight_decay: float, lr: float | None = None) -> list[dict]:
