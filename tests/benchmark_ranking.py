@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tmcir_lite import evaluation
-from tmcir_lite.evaluation import target_ranks
+from tmcir_lite.evaluation import ranking
+from tmcir_lite.evaluation.ranking import target_ranks
 
 QUERIES, DIM, REPEATS = 1024, 512, 3
 
@@ -32,8 +32,8 @@ def gallery(folder: Path, count: int) -> torch.Tensor:
 
 def product(queries: torch.Tensor, images: torch.Tensor) -> None:
     """The bare product, in blocks of the same size, its result thrown away."""
-    for start in range(0, len(images), evaluation.BLOCK):
-        queries @ images[start : start + evaluation.BLOCK].T
+    for start in range(0, len(images), ranking.BLOCK):
+        queries @ images[start : start + ranking.BLOCK].T
 
 
 def seconds(run) -> float:

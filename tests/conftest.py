@@ -4,12 +4,12 @@ import open_clip
 import pytest
 import torch
 
-from tmcir_lite import measure, stages
 from tmcir_lite.config import load_config
-from tmcir_lite.files import write_json
+from tmcir_lite.io.files import write_json
 from tmcir_lite.pretrain import clip, editor
 from tmcir_lite.pretrain.autoencoder import build_autoencoder
 from tmcir_lite.pretrain.tokenizer import train_tokenizer
+from tmcir_lite.run import measure, stages
 
 
 @pytest.fixture(scope="session")

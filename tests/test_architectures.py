@@ -5,9 +5,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tmcir_lite.architectures import known_architecture
-from tmcir_lite.backbone import Backbone, load_backbone
-from tmcir_lite.files import InputError, read_json, write_json
+from tmcir_lite.io.files import InputError, read_json, write_json
+from tmcir_lite.method.encoders import Backbone
+from tmcir_lite.run.architectures import known_architecture
+from tmcir_lite.run.backbones import load_backbone
 
 TEXTS = ["is red with longer sleeves", "is plain", "ein ganz anderes Wort: Ærø 42!"]
 

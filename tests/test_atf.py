@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tmcir_lite import atf
-from tmcir_lite.atf import ATF, match, merge, merge_weights, pool, similarity
-from tmcir_lite.encoded import ImageFeatures, TextFeatures
-from tmcir_lite.files import InputError
+from tmcir_lite.io.files import InputError
+from tmcir_lite.method import atf
+from tmcir_lite.method.atf import ATF, match, merge, merge_weights, pool, similarity
+from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
 
 quickly = settings(max_examples=25, deadline=None)
 

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tmcir_lite.backbone import Backbone, hub_id, load_backbone
 from tmcir_lite.config import load_config
-from tmcir_lite.files import ROOT, InputError, read_json, write_json
+from tmcir_lite.io.files import ROOT, InputError, read_json, write_json
+from tmcir_lite.method.encoders import Backbone
+from tmcir_lite.run.backbones import hub_id, load_backbone
 
 TEXTS = ["is red with longer sleeves", "is plain", "ein ganz anderes Wort: Ærø 42!"]
 

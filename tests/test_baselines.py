@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tmcir_lite.baselines import choose_weight, image_only, sum_query, text_only, weighted_sum
-from tmcir_lite.files import InputError
+from tmcir_lite.io.files import InputError
+from tmcir_lite.rivals.sums import image_only, sum_query, text_only, weighted_sum
+from tmcir_lite.run.choices import choose_weight
 
 
 def features(rows, seed, dim=6):

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmcir_lite.batches import near_together, train_loader
-from tmcir_lite.datasets import Triplet
+from tmcir_lite.data.batches import near_together, train_loader
+from tmcir_lite.data.layouts import Triplet
 
 
 def order_of(features, group, seed=0):

@@ -4,23 +4,26 @@ import pytest
 import torch
 from PIL import Image
 
-from tmcir_lite import change_analysis, run_data, run_models, viz
-from tmcir_lite.atf import Match
-from tmcir_lite.composed import Composed, build_fusion
+from tmcir_lite.evaluation.features import joined
+from tmcir_lite.figures import alignment, plots, tokens
+from tmcir_lite.method.atf import Match
+from tmcir_lite.method.model import Composed
+from tmcir_lite.run.data import prepare_data
+from tmcir_lite.run.models import build_fusion, load_start
 
 
 @pytest.fixture(scope="module")
 def data(cfg):
-    return run_data.prepare_data(cfg)
+    return prepare_data(cfg)
 
 
 @pytest.fixture(scope="module")
 def start(cfg):
-    return run_models.load_start(cfg)
+    return load_start(cfg)
 
 
 def test_pairs_are_of_triplets_kept_aside(cfg, data):
-    triplets, pictures = change_analysis.heldout_pairs(cfg, data, 3)
+    triplets, pictures = alignment.heldout_pairs(cfg, data, 3)
     held = {triplet.id for triplet in data.held}
     assert len(triplets) == 3
     assert [picture.name for picture in pictures] == [f"{t.id}.png" for t in triplets]
@@ -29,31 +32,31 @@ def test_pairs_are_of_triplets_kept_aside(cfg, data):
 
 def test_pairs_of_real_pictures_are_the_targets(cfg, data):
     real = cfg.model_copy(update={"iacma": cfg.iacma.model_copy(update={"images": "real"})})
-    triplets, pictures = change_analysis.heldout_pairs(real, data, 3)
+    triplets, pictures = alignment.heldout_pairs(real, data, 3)
     assert pictures == [data.train.images[t.target_name] for t in triplets]
 
 
 def test_a_pair_of_real_pictures_has_the_targets_cosine(cfg, data, start):
     triplets = data.held[:4]
     targets = [data.train.images[t.target_name] for t in triplets]
-    row = change_analysis.text_cosines(cfg, data, start, triplets, targets)
-    S = change_analysis.pair_similarity(cfg, start, triplets, targets)
+    row = alignment.text_cosines(cfg, data, start, triplets, targets)
+    S = alignment.pair_similarity(cfg, start, triplets, targets)
     assert row["paired picture, its text"] == pytest.approx(row["target, text"])
     assert row["paired picture, another's text"] == pytest.approx(((S.sum() - S.trace()) / 12).item(), abs=1e-6)
 
 
 def test_token_similarity_has_a_row_a_patch_and_a_column_a_word(cfg, data, start):
     triplet = data.val.triplets[0]
-    S = change_analysis.token_similarity(cfg, start, triplet, data.val)
-    (text,) = change_analysis.joined([triplet], cfg.data.val_captions)
+    S = tokens.token_similarity(cfg, start, triplet, data.val)
+    (text,) = joined([triplet], cfg.data.val_captions)
     assert S.shape == (16, len(start.words(text)))
-    viz.similarity_maps({"one": S, "two": S}, start.words(text))
+    plots.similarity_maps({"one": S, "two": S}, start.words(text))
 
 
 @pytest.mark.parametrize(("threshold", "share"), [(0.0, 1), (2.0, 0)])
 def test_before_training_the_query_is_the_sum_whatever_merges(cfg, data, start, threshold, share):
     model = Composed(start, build_fusion(start, cfg.atf.model_copy(update={"threshold": threshold}), text_weight=0.3))
-    facts = change_analysis.fusion_facts(cfg, model, data.val.triplets[:5], data.val)
+    facts = tokens.fusion_facts(cfg, model, data.val.triplets[:5], data.val)
     assert facts["cosine with the sum"].tolist() == pytest.approx([1] * 5)
     assert facts["merged"].tolist() == (share * facts["words"]).tolist()
     assert (facts["patches"] <= facts["merged"]).all()
@@ -68,7 +71,7 @@ def test_merge_map_numbers_patches_and_names_their_words():
         merged=torch.tensor([[True, False, True, False, True]]),
         text_mask=torch.tensor([[True, True, True, False, True]]),
     )
-    figure = viz.merge_maps([Image.new("RGB", (4, 4))], (2, 2), match, [["red", "is", "dress", "now"]])
+    figure = plots.merge_maps([Image.new("RGB", (4, 4))], (2, 2), match, [["red", "is", "dress", "now"]])
     first, second, legend = (text.get_text() for text in figure.axes[0].texts)
     assert (first, second) == ("1", "2")
     assert legend == "1: dress, now\n2: red\nkept: is"

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tmcir_lite.__main__ import main
-from tmcir_lite.circo import average_precision, check_submission, load_circo, mean_average_precision
-from tmcir_lite.files import InputError
+from tmcir_lite.evaluation.circo import average_precision, check_submission, load_circo, mean_average_precision
+from tmcir_lite.io.files import InputError
 
 COUNT = 60
 

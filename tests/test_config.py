@@ -13,11 +13,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmcir_lite import config, run_folder
 from tmcir_lite.__main__ import main
-from tmcir_lite.config import load_config, pick_device
-from tmcir_lite.files import ROOT, InputError
-from tmcir_lite.run_folder import start_run
+from tmcir_lite.config import EDITORS, PROFILES, as_overrides, load_config, profile_names
+from tmcir_lite.io.files import ROOT, InputError
+from tmcir_lite.io.processes import pick_device
+from tmcir_lite.run import folder as run_folder
+from tmcir_lite.run.folder import start_run
 
 
 def lite(**changes):
@@ -44,16 +45,16 @@ def flat(values, prefix=""):
     return found
 
 
-@pytest.mark.parametrize("name", config.profiles())
+@pytest.mark.parametrize("name", profile_names())
 def test_every_shipped_profile_loads_and_loses_nothing(name):
-    values = yaml.safe_load((config.PROFILES / f"{name}.yaml").read_text())
+    values = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
     if isinstance(values["editor"], str):
-        values["editor"] = yaml.safe_load(config.EDITORS.read_text())[values["editor"]]
+        values["editor"] = yaml.safe_load(EDITORS.read_text())[values["editor"]]
     assert flat(values).items() <= flat(load_config(name).model_dump()).items()
     assert len(flat(values)) <= 45  # what is the same everywhere has a default
 
 
-@pytest.mark.parametrize("name", config.profiles())
+@pytest.mark.parametrize("name", profile_names())
 def test_the_whole_configuration_is_printed_and_explained(name, tmp_path, capsys):
     assert main(["config", "--config", name, "--set", "seed=3"]) == 0
     said = capsys.readouterr().out
@@ -61,10 +62,10 @@ def test_the_whole_configuration_is_printed_and_explained(name, tmp_path, capsys
     assert "gradient_checkpointing: false  # saves memory" in said
 
 
-@pytest.mark.parametrize("name", yaml.safe_load(config.EDITORS.read_text()))
+@pytest.mark.parametrize("name", yaml.safe_load(EDITORS.read_text()))
 def test_an_editor_is_taken_by_name_and_then_changed_by_key(name):
     editor = load_config("lite", ["editor.steps=9", f"editor={name}", "editor.guidance=3"]).editor
-    section = yaml.safe_load(config.EDITORS.read_text())[name] | {"guidance": 3.0}
+    section = yaml.safe_load(EDITORS.read_text())[name] | {"guidance": 3.0}
     assert section.items() <= editor.model_dump().items()
     assert editor.strength == section.get("strength")  # and not the lite editor's: the section is taken whole
 
@@ -120,7 +121,7 @@ def test_run_dir_does_not_depend_on_the_callers_folder(tmp_path, monkeypatch):
     ],
 )
 def test_overrides_may_come_as_a_string_or_not_at_all(given, taken):
-    assert config.as_overrides(given) == taken
+    assert as_overrides(given) == taken
     if "categories" not in str(given):
         load_config("lite", given)
 
@@ -324,10 +325,10 @@ def test_git_is_read_whatever_the_locale(tmp_path):
     git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "first"], check=True)
     code = f"""
-import os, pathlib, tmcir_lite.files
-tmcir_lite.files.ROOT = pathlib.Path(os.fsdecode({os.fsencode(root)!r}))
-from tmcir_lite import run_folder
-print(run_folder.git_state()[0])
+import os, pathlib, tmcir_lite.io.files
+tmcir_lite.io.files.ROOT = pathlib.Path(os.fsdecode({os.fsencode(root)!r}))
+from tmcir_lite.run import folder
+print(folder.git_state()[0])
 """
     settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_")} | settings

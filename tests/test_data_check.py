@@ -9,9 +9,9 @@ from PIL import Image
 
 from tmcir_lite.__main__ import main
 from tmcir_lite.config import load_config
-from tmcir_lite.data_check import check_data
-from tmcir_lite.datasets import load_split
-from tmcir_lite.files import ROOT, InputError
+from tmcir_lite.data.check import check_data
+from tmcir_lite.data.datasets import load_split
+from tmcir_lite.io.files import ROOT, InputError
 
 REAL = ROOT.parent / "shared" / "data"
 

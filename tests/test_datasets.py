@@ -13,19 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tmcir_lite.config import Layout, ProtocolName
-from tmcir_lite.datasets import (
-    PROTOCOLS,
-    SPLITS,
-    Protocol,
-    Split,
-    Triplet,
-    hold_out,
-    join_captions,
-    load_split,
-    protocol,
-    union,
-)
-from tmcir_lite.files import InputError
+from tmcir_lite.data.captions import join_captions
+from tmcir_lite.data.datasets import Split, load_split, union
+from tmcir_lite.data.holdout import hold_out
+from tmcir_lite.data.layouts import SPLITS, Triplet
+from tmcir_lite.evaluation.protocols import PROTOCOLS, Protocol, protocol
+from tmcir_lite.io.files import InputError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotation is not here")

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 from matplotlib.transforms import Bbox
 
-from tmcir_lite import diagrams
+from tmcir_lite.figures import diagrams
 
 
 @pytest.mark.parametrize("draw", [diagrams.workflows, diagrams.framework])

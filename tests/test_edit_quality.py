@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tmcir_lite.edit_quality import backdrop_error, quality_table, read_edits, read_garment, sample_edits
-from tmcir_lite.garments import draw, outside
+from tmcir_lite.data.garments import draw, outside
+from tmcir_lite.pseudo_targets.quality import backdrop_error, quality_table, read_edits, read_garment, sample_edits
 
 EDITS = sample_edits(12, seed=5)
 

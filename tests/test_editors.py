@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
 from tmcir_lite.config import EDITORS, load_config
-from tmcir_lite.editors import edit, load_editor
-from tmcir_lite.files import ROOT, InputError
-from tmcir_lite.standins import random_editor
+from tmcir_lite.io.files import ROOT, InputError
+from tmcir_lite.pseudo_targets.editors import edit, load_editor
+from tmcir_lite.scale.standins import random_editor
 
 CPU = torch.device("cpu")
 NAMES = list(yaml.safe_load(EDITORS.read_text()))

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tmcir_lite import evaluation
-from tmcir_lite.datasets import Split, Triplet
-from tmcir_lite.evaluation import evaluate_split, recall, subset_ranks, target_ranks, top
-from tmcir_lite.files import InputError
+from tmcir_lite.data.datasets import Split
+from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.evaluation import ranking
+from tmcir_lite.evaluation.protocols import evaluate_split
+from tmcir_lite.evaluation.ranking import recall, subset_ranks, target_ranks, top
+from tmcir_lite.io.files import InputError
 
 quickly = settings(max_examples=30, deadline=None)
 
@@ -149,7 +151,7 @@ class TestLargeGalleries:
         k = len(gallery) - 1
         expected = target_ranks(queries, gallery, target, masked), top(queries, gallery, k, masked)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluation, "BLOCK", block)
+            patch.setattr(ranking, "BLOCK", block)
             assert torch.equal(target_ranks(queries, gallery, target, masked, chunk), expected[0])
             found = top(queries, gallery, k, masked, chunk)
         scores = queries @ gallery.T  # ties may come in another order
@@ -161,7 +163,7 @@ class TestLargeGalleries:
         file = np.lib.format.open_memmap(tmp_path / "g.npy", mode="w+", dtype=np.float32, shape=(5000, 8))
         file[:] = numbers.standard_normal((5000, 8))
         queries = torch.from_numpy(numbers.standard_normal((3, 8)).astype(np.float32))
-        monkeypatch.setattr(evaluation, "BLOCK", 512)
+        monkeypatch.setattr(ranking, "BLOCK", 512)
         on_disk = torch.from_numpy(np.load(tmp_path / "g.npy", mmap_mode="c"))
         target = torch.tensor([7, 4000, 4999])
         assert torch.equal(target_ranks(queries, on_disk, target), target_ranks(queries, on_disk.clone(), target))

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tmcir_lite import analysis, run_data, viz
-from tmcir_lite.datasets import Protocol, Split, Triplet
-from tmcir_lite.examples import choose, example, find, mark
-from tmcir_lite.garments import Garment
+from tmcir_lite.data.datasets import Split
+from tmcir_lite.data.garments import Garment
+from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.evaluation.protocols import Protocol
+from tmcir_lite.figures import examples, plots
+from tmcir_lite.figures.examples import choose, example, find, mark
+from tmcir_lite.run.data import prepare_data
 
 REFERENCE = Garment("tee", "red", "blue", "solid", "short", "medium", "round", "none")
 TARGET = dataclasses.replace(REFERENCE, colour="green", sleeves="long")
@@ -71,8 +74,8 @@ def test_an_example_has_each_methods_answers_best_first(masked, first, tmp_path)
 
 
 def test_drawing_frames_the_target_green_and_writes_the_marks(cfg):
-    for drawn in analysis.compare_retrievals(cfg, run_data.prepare_data(cfg), count=1, top_k=3):
-        figure = viz.retrievals(drawn)
+    for drawn in examples.compare_retrievals(cfg, prepare_data(cfg), count=1, top_k=3):
+        figure = plots.retrievals(drawn)
         answers = [answer for found in drawn.answers.values() for answer in found]
         labels = [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel() not in ("", "reference", "target")]
         assert labels == [answer.mark for answer in answers]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tmcir_lite.files import InputError, atomic, new_array, write_text
+from tmcir_lite.io.files import InputError, atomic, new_array, write_text
 
 resource = pytest.importorskip("resource")
 

@@ -1,7 +1,7 @@
 import pytest
 
-from tmcir_lite import fusion_cost, study_viz
-from tmcir_lite.files import InputError
+from tmcir_lite.io.files import InputError
+from tmcir_lite.study import figures, fusion_cost
 
 WORDS = sum(range(2, 5)) / 3
 
@@ -27,12 +27,12 @@ def test_costs_are_ratios_to_merging_off_and_fall_with_the_threshold(table):
 
 
 def test_the_figure_shows_every_cost_of_every_size(table):
-    figure = study_viz.cost_curve(table.assign(size="small"))
+    figure = figures.cost_curve(table.assign(size="small"))
     (axis,) = figure.axes
     assert {line.get_label() for line in axis.lines} >= {"tokens", "memory", "time", "training time"}
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0", "0.5", "off"]
 
 
 def test_an_absent_table_says_what_makes_it(tmp_path):
-    with pytest.raises(InputError, match="python -m tmcir_lite.fusion_cost"):
+    with pytest.raises(InputError, match="python -m tmcir_lite.study.fusion_cost"):
         fusion_cost.load_cost(tmp_path / "fusion_cost.csv")

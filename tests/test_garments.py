@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tmcir_lite.datasets import load_split
-from tmcir_lite.files import InputError
-from tmcir_lite.garments import (
+from tmcir_lite.data.datasets import load_split
+from tmcir_lite.data.garments import (
     ATTRIBUTES,
     CATEGORIES,
     VALUES,
@@ -25,8 +24,9 @@ from tmcir_lite.garments import (
     sample_garment,
     sample_nuisance,
 )
-from tmcir_lite.garments.attributes import drift_nuisance
-from tmcir_lite.garments.captions import change_phrases, noun_phrases
+from tmcir_lite.data.garments.attributes import drift_nuisance
+from tmcir_lite.data.garments.captions import change_phrases, noun_phrases
+from tmcir_lite.io.files import InputError
 
 WORLD = World(seed=3, train=12, val=6, gallery=8, cirr_train=4, cirr_val=5, family=3, nuisance_drift=1.0)
 

@@ -9,7 +9,7 @@ import pytest
 import requests
 from huggingface_hub import errors
 
-from tmcir_lite.hub import explain
+from tmcir_lite.io.hub import explain
 
 URL = "https://huggingface.co/owner/resolve/main/connection-timed-out.json"
 

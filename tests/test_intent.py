@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from tmcir_lite.datasets import Triplet
-from tmcir_lite.garments import Garment
-from tmcir_lite.intent import intent, verdict
+from tmcir_lite.data.garments import Garment
+from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.evaluation.intent import intent, verdict
 
 REFERENCE = Garment("tee", "red", "blue", "solid", "short", "medium", "round", "none")
 TARGET = dataclasses.replace(REFERENCE, colour="green", sleeves="long")

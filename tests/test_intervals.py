@@ -1,6 +1,6 @@
 """Wilson's interval, against values worked by hand."""
 
-from tmcir_lite.intervals import percentage
+from tmcir_lite.evaluation.intervals import percentage
 
 
 def test_wilson_by_hand():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from tmcir_lite.losses import LARGEST_SCALE, Contrastive, InfoNCE, late_interaction
+from tmcir_lite.method.losses import LARGEST_SCALE, Contrastive, InfoNCE, late_interaction
 
 # Forking is quick, but fails once autograd has started its CUDA threads.
 START = "spawn" if torch.cuda.is_available() else "fork"

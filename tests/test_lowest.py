@@ -2,7 +2,7 @@
 
 import tomllib
 
-from tmcir_lite.files import ROOT
+from tmcir_lite.io.files import ROOT
 
 
 def test_the_constraints_are_the_bounds_of_the_package():

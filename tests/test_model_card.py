@@ -2,8 +2,8 @@
 
 import pytest
 
-from tmcir_lite.files import InputError
-from tmcir_lite.model_card import check_hashes, publish_folder
+from tmcir_lite.io.files import InputError, check_hashes
+from tmcir_lite.pretrain.model_card import publish_folder
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from tmcir_lite.config import load_config
-from tmcir_lite.pipeline import FOLDER
+from tmcir_lite.run.notebooks import FOLDER
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tmcir_lite import picture_cache
-from tmcir_lite.batches import train_loader
-from tmcir_lite.datasets import Triplet
-from tmcir_lite.files import InputError
-from tmcir_lite.picture_cache import picture_reader
-from tmcir_lite.transforms import preprocess
+from tmcir_lite.data import picture_cache
+from tmcir_lite.data.batches import train_loader
+from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.data.picture_cache import picture_reader
+from tmcir_lite.data.pictures import preprocess
+from tmcir_lite.io.files import InputError
 
 TRANSFORM = preprocess(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 

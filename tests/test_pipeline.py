@@ -10,15 +10,16 @@ import pytest
 from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 
-from tmcir_lite import __main__, pipeline, run_data
-from tmcir_lite.files import InputError
+from tmcir_lite import __main__
+from tmcir_lite.io.files import InputError
+from tmcir_lite.run import data, notebooks
 
 PARAMETERS = 'profile = "lite"\noverrides = []'
 
 
 def write(folder, sources):
     folder.mkdir(exist_ok=True)
-    for name, source in zip(pipeline.NOTEBOOKS, sources, strict=True):
+    for name, source in zip(notebooks.NOTEBOOKS, sources, strict=True):
         first = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
         notebook = nbformat.v4.new_notebook(cells=[first, nbformat.v4.new_code_cell(source)])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -38,22 +39,22 @@ def overrides(tmp_path):
 
 def test_runs_in_order_with_parameters_then_resumes(folder, overrides, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir("/")
-    report = pipeline.run("lite", overrides, folder=folder)
+    report = notebooks.run("lite", overrides, folder=folder)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
-    assert [line.split()[1] for line in lines] == list(pipeline.NOTEBOOKS)
+    assert [line.split()[1] for line in lines] == list(notebooks.NOTEBOOKS)
     page = report.read_text()
     assert "0 lite ['name=r']" in page.replace("&#39;", "'")
     assert page.index("0 lite") < page.index("4 lite")
     with pytest.raises(InputError, match="--resume"):
-        pipeline.run("lite", overrides, folder=folder)
-    pipeline.run("lite", overrides, resume=True, folder=folder)
+        notebooks.run("lite", overrides, folder=folder)
+    notebooks.run("lite", overrides, resume=True, folder=folder)
     assert capsys.readouterr().out.count("was done") == 5
 
 
 def test_failing_cell_is_named_and_earlier_results_stay(folder, overrides, tmp_path):
     write(folder, ["1", "raise ValueError('no such thing')", "3", "4", "5"])
-    with pytest.raises(pipeline.StageError, match="02_pseudo_targets, cell 2: ValueError: no such thing"):
-        pipeline.run("lite", overrides, folder=folder)
+    with pytest.raises(notebooks.StageError, match="02_pseudo_targets, cell 2: ValueError: no such thing"):
+        notebooks.run("lite", overrides, folder=folder)
     done = {path.name for path in (tmp_path / "runs" / "r" / "notebooks").iterdir()}
     assert done == {"01_data.ipynb", "02_pseudo_targets.failed.ipynb"}
 
@@ -70,14 +71,14 @@ def test_the_drivers_own_interpreter_draws_into_the_notebook(backend, tmp_path, 
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", backend)
     write(tmp_path / "notebooks", ["import sys\nprint(sys.executable)", FIGURE, "3", "4", "5"])
-    pipeline.refresh(tmp_path / "notebooks")
+    notebooks.refresh(tmp_path / "notebooks")
     said, drawn = (nbformat.read(tmp_path / "notebooks" / f"{name}.ipynb", as_version=4).cells[1].outputs[0]
-                   for name in pipeline.NOTEBOOKS[:2])  # fmt: skip
+                   for name in notebooks.NOTEBOOKS[:2])  # fmt: skip
     assert said.text.strip() == sys.executable
     assert "image/png" in drawn.data
 
 
-class ShellKernel(pipeline.OwnKernel):
+class ShellKernel(notebooks.OwnKernel):
     """As a person opens a notebook from a shell that names a backend."""
 
     @property
@@ -86,7 +87,7 @@ class ShellKernel(pipeline.OwnKernel):
 
 
 def test_a_notebook_opened_by_a_person_draws_too():
-    opened = nbformat.read(pipeline.FOLDER / "01_data.ipynb", as_version=4)
+    opened = nbformat.read(notebooks.FOLDER / "01_data.ipynb", as_version=4)
     opened.cells = [next(cell for cell in opened.cells if cell.cell_type == "code"), nbformat.v4.new_code_cell(FIGURE)]
     NotebookClient(opened, kernel_name="python3", kernel_manager_class=ShellKernel).execute()
     assert "image/png" in opened.cells[1].outputs[0].data
@@ -94,7 +95,7 @@ def test_a_notebook_opened_by_a_person_draws_too():
 
 def test_a_killed_notebook_is_one_line_that_says_why(folder, overrides, capsys, monkeypatch):
     write(folder, ["1", "import os\nos.kill(os.getpid(), 9)", "3", "4", "5"])
-    monkeypatch.setattr(pipeline.run, "__defaults__", (*pipeline.run.__defaults__[:-1], folder))
+    monkeypatch.setattr(notebooks.run, "__defaults__", (*notebooks.run.__defaults__[:-1], folder))
     options = [part for override in overrides for part in ("--set", override)]
     assert __main__.main(["run", *options]) == 1
     error = capsys.readouterr().err
@@ -104,7 +105,7 @@ def test_a_killed_notebook_is_one_line_that_says_why(folder, overrides, capsys, 
 
 
 def test_overrides_may_be_a_string(folder, tmp_path):
-    page = pipeline.run("lite", f"runs={tmp_path}/runs name=r", folder=folder).read_text()
+    page = notebooks.run("lite", f"runs={tmp_path}/runs name=r", folder=folder).read_text()
     assert "0 lite ['name=r']" in page.replace("&#39;", "'")
 
 
@@ -112,16 +113,16 @@ def test_unknown_parameter_is_refused_before_anything_runs(folder, overrides, tm
     path = folder / "05_evaluation.ipynb"
     path.write_text(path.read_text().replace("overrides = []", "extra = 1"))
     with pytest.raises(InputError, match="05_evaluation.ipynb: its parameters"):
-        pipeline.run("lite", overrides, folder=folder)
+        notebooks.run("lite", overrides, folder=folder)
     assert not (tmp_path / "runs").exists()
 
 
 def test_refresh_leaves_outputs_and_no_traces(folder):
-    pipeline.refresh(folder)
+    notebooks.refresh(folder)
     notebook = nbformat.read(folder / "01_data.ipynb", as_version=4)
     assert notebook.cells[1].outputs[0].text == "0 lite []\n"
     assert "papermill" not in (folder / "01_data.ipynb").read_text()
-    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.ipynb" for name in pipeline.NOTEBOOKS]
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.ipynb" for name in notebooks.NOTEBOOKS]
 
 
 def test_results_are_kept_where_the_readme_shows_them(tmp_path):
@@ -130,7 +131,7 @@ def test_results_are_kept_where_the_readme_shows_them(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "02_pseudo_targets.ipynb")
     (tmp_path / "lite" / "evaluation").mkdir(parents=True)
     (tmp_path / "lite" / "evaluation" / "results.md").write_text("a table")
-    pipeline.keep_results(tmp_path / "lite", tmp_path, tmp_path / "kept")
+    notebooks.keep_results(tmp_path / "lite", tmp_path, tmp_path / "kept")
     assert (tmp_path / "kept" / "lite.md").read_text() == "a table"
     assert (tmp_path / "kept" / "pseudo_targets.png").read_bytes() == b"a figure"
 
@@ -160,7 +161,7 @@ def test_a_disk_that_takes_nothing_is_one_line_and_status_2(number, capsys, monk
     def fail(cfg):
         raise OSError(number, "no more", "/a/file")
 
-    monkeypatch.setattr(run_data, "prepare_data", fail)
+    monkeypatch.setattr(data, "prepare_data", fail)
     assert __main__.main(["data"]) == 2
     assert capsys.readouterr().err.startswith("error: /a/file: no more")
 

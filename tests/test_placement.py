@@ -6,16 +6,22 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tmcir_lite import atf, study
-from tmcir_lite.atf import ATF
-from tmcir_lite.backbone import Backbone, load_backbone
-from tmcir_lite.composed import Composed
-from tmcir_lite.datasets import Split, Triplet
-from tmcir_lite.features import encode_images, encode_queries, encode_texts
-from tmcir_lite.frozen import Frozen
-from tmcir_lite.iacma import Iacma
-from tmcir_lite.pic2word import Pic2Word
-from tmcir_lite.rivals import Combiner, CrossAttention, LearnedSum, PooledSum
+from tmcir_lite.data.datasets import Split
+from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.evaluation.features import encode_images, encode_queries, encode_texts
+from tmcir_lite.method import atf
+from tmcir_lite.method.atf import ATF
+from tmcir_lite.method.encoders import Backbone
+from tmcir_lite.method.frozen import Frozen
+from tmcir_lite.method.iacma import Iacma
+from tmcir_lite.method.model import Composed
+from tmcir_lite.rivals.clip4cir import Combiner, PooledSum
+from tmcir_lite.rivals.cross_attention import CrossAttention
+from tmcir_lite.rivals.pic2word import Pic2Word
+from tmcir_lite.rivals.sums import LearnedSum
+from tmcir_lite.run.backbones import load_backbone
+from tmcir_lite.study import run
+from tmcir_lite.study.run import _fusion_cost
 
 TRIPLETS = [Triplet(str(n), "a", "b", ("is red",), "all") for n in range(3)]
 IMAGES = {name: Path(name) for name in "ab"}
@@ -90,6 +96,6 @@ def test_queries_and_galleries_end_on_the_cpu(model, gpu):
 @pytest.mark.parametrize("model", ["cross-attention", "on frozen encoders"], indirect=True)
 def test_the_study_measures_what_a_fusion_costs(cfg, model, gpu, monkeypatch):
     to(model, gpu)
-    monkeypatch.setattr(study, "pick_device", lambda name: gpu)
+    monkeypatch.setattr(run, "pick_device", lambda name: gpu)
     split = Split("fashioniq", "val", Path("."), TRIPLETS, {"all": ["a", "b"]}, IMAGES)
-    assert study._fusion_cost(cfg, model, split)["fusion_ms"] > 0
+    assert _fusion_cost(cfg, model, split)["fusion_ms"] > 0

@@ -7,14 +7,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tmcir_lite.backbone import load_backbone
 from tmcir_lite.config import load_config
-from tmcir_lite.edit_quality import sample_edits
-from tmcir_lite.editors import edit, load_editor
-from tmcir_lite.garments import VALUES, Picture
-from tmcir_lite.model_card import check_hashes
+from tmcir_lite.data.garments import VALUES, Picture
+from tmcir_lite.io.files import check_hashes
+from tmcir_lite.method.checkpoint import read_history
 from tmcir_lite.pretrain import clip, editor
-from tmcir_lite.training import read_history
+from tmcir_lite.pseudo_targets.editors import edit, load_editor
+from tmcir_lite.pseudo_targets.quality import sample_edits
+from tmcir_lite.run.backbones import load_backbone
 
 pytestmark = pytest.mark.slow
 

@@ -17,14 +17,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tmcir_lite.config import load_config
-from tmcir_lite.editors import load_editor
-from tmcir_lite.files import ROOT, InputError, sha256
-from tmcir_lite.garments import draw, sample_garment, sample_nuisance
-from tmcir_lite.losses import Contrastive
-from tmcir_lite.processes import _GROUP, join
-from tmcir_lite.pseudo_targets import MANIFEST, Job, generate
-from tmcir_lite.training import Schedule, cached_backward, decay_groups, fit
-from tmcir_lite.transforms import load_image
+from tmcir_lite.data.garments import draw, sample_garment, sample_nuisance
+from tmcir_lite.data.pictures import load_image
+from tmcir_lite.io.files import ROOT, InputError, sha256
+from tmcir_lite.io.processes import _GROUP, join
+from tmcir_lite.method.losses import Contrastive
+from tmcir_lite.method.training import Schedule, cached_backward, decay_groups, fit
+from tmcir_lite.pseudo_targets.editors import load_editor
+from tmcir_lite.pseudo_targets.generate import MANIFEST, Job, generate
 
 pytestmark = pytest.mark.slow
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from tmcir_lite.config import load_config
-from tmcir_lite.editors import edit, load_editor
-from tmcir_lite.files import InputError, sha256
-from tmcir_lite.garments import draw, sample_garment, sample_nuisance
-from tmcir_lite.pseudo_targets import MANIFEST, Job, generate, without_picture
-from tmcir_lite.run_data import Data, iacma_images
-from tmcir_lite.transforms import load_image
+from tmcir_lite.data.garments import draw, sample_garment, sample_nuisance
+from tmcir_lite.data.pictures import load_image
+from tmcir_lite.io.files import InputError, sha256
+from tmcir_lite.pseudo_targets.editors import edit, load_editor
+from tmcir_lite.pseudo_targets.generate import MANIFEST, Job, generate, without_picture
+from tmcir_lite.run.data import Data, iacma_images
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from tmcir_lite.published import TABLE, beside_published
+from tmcir_lite.evaluation.results import TABLE, beside_published
 
 
 def results(layout, protocol, **recalls):

@@ -5,10 +5,10 @@ import json
 import nbformat
 import pytest
 
-from tmcir_lite import pipeline
 from tmcir_lite.config import load_config
-from tmcir_lite.files import ROOT
-from tmcir_lite.standins import random_editor
+from tmcir_lite.io.files import ROOT
+from tmcir_lite.run import notebooks
+from tmcir_lite.scale.standins import random_editor
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +44,11 @@ def test_the_notebooks_run_on_real_photos(dataset, clip_folder, tmp_path):
         *(f"{part}.{key}" for part in ("iacma", "atf", "clip4cir", "combiner", "pic2word")
           for key in ("epochs=1", "batch=4")),
     ]  # fmt: skip
-    report = pipeline.run("fashioniq", overrides)
+    report = notebooks.run("fashioniq", overrides)
     run = load_config("fashioniq", overrides).run_dir
     assert report.is_file()
     assert (run / "evaluation" / "published.md").is_file()
-    for name in pipeline.NOTEBOOKS:
+    for name in notebooks.NOTEBOOKS:
         cells = nbformat.read(run / "notebooks" / f"{name}.ipynb", as_version=4).cells
         assert not [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
     printed = (run / "notebooks" / "01_data.ipynb").read_text()

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from tmcir_lite import rehearsal
 from tmcir_lite.__main__ import main
 from tmcir_lite.config import load_config
-from tmcir_lite.files import InputError
-from tmcir_lite.rehearsal import rehearse
-from tmcir_lite.standins import random_editor
+from tmcir_lite.io.files import InputError
+from tmcir_lite.scale import rehearsal
+from tmcir_lite.scale.rehearsal import rehearse
+from tmcir_lite.scale.standins import random_editor
 
 pytestmark = pytest.mark.slow
 

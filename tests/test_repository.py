@@ -9,10 +9,9 @@ import sys
 import papermill
 import pytest
 
-from tmcir_lite.files import ROOT
-from tmcir_lite.model_card import HASHES, check_hashes
-from tmcir_lite.pipeline import NOTEBOOKS, check_parameters
-from tmcir_lite.study_report import claims_section, load_study
+from tmcir_lite.io.files import HASHES, ROOT, check_hashes
+from tmcir_lite.run.notebooks import NOTEBOOKS, check_parameters
+from tmcir_lite.study.report import claims_section, load_study
 
 FOLDER = ROOT / "notebooks"
 

@@ -5,15 +5,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tmcir_lite import run_data, run_models
-from tmcir_lite.backbone import load_backbone
-from tmcir_lite.composed import Composed, build_fusion
-from tmcir_lite.encoded import ImageFeatures, TextFeatures
-from tmcir_lite.features import encode_images, encode_queries
-from tmcir_lite.files import InputError
-from tmcir_lite.frozen import Frozen
-from tmcir_lite.pic2word import Pic2Word
-from tmcir_lite.rivals import Combiner, CrossAttention, LearnedSum, PooledSum
+from tmcir_lite.evaluation.features import encode_images, encode_queries
+from tmcir_lite.io.files import InputError
+from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
+from tmcir_lite.method.frozen import Frozen
+from tmcir_lite.method.model import Composed
+from tmcir_lite.rivals.clip4cir import Combiner, PooledSum
+from tmcir_lite.rivals.cross_attention import CrossAttention
+from tmcir_lite.rivals.pic2word import Pic2Word
+from tmcir_lite.rivals.sums import LearnedSum
+from tmcir_lite.run.backbones import load_backbone
+from tmcir_lite.run.data import prepare_data
+from tmcir_lite.run.models import build_fusion, combined_backbone, load_clip4cir, load_frozen, load_trained
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def test_learned_sum_is_atf_without_what_fusion_adds():
 
 
 def test_cross_attention_is_as_large_as_token_fusion(cfg):
-    ours = run_models.load_trained(cfg)
+    ours = load_trained(cfg)
     settings = cfg.atf.model_copy(update={"fusion": "cross-attention"})
     other = build_fusion(ours.backbone, settings)
     sizes = [sum(p.numel() for p in fusion.parameters()) for fusion in (ours.fusion, other)]
@@ -137,7 +140,7 @@ def test_pic2word_without_a_marker_in_the_tokenizer_is_refused(backbone, monkeyp
 
 
 def test_a_frozen_backbone_says_the_same_and_looks_once(cfg, backbone, monkeypatch):
-    split = run_data.prepare_data(cfg).val
+    split = prepare_data(cfg).val
     paths, frozen = list(split.images.values())[:5], Frozen(backbone)
     torch.testing.assert_close(encode_images(frozen, paths), encode_images(backbone, paths))
     with torch.no_grad():
@@ -149,18 +152,18 @@ def test_a_frozen_backbone_says_the_same_and_looks_once(cfg, backbone, monkeypat
 
 def test_where_pooled_features_are_fused_no_tokens_are_kept(cfg, backbone):
     """For 45,000 pictures and a ViT-L-14 they would be 36 GB."""
-    paths = list(run_data.prepare_data(cfg).val.images.values())[:5]
+    paths = list(prepare_data(cfg).val.images.values())[:5]
     whole, pooled = Frozen(backbone), Frozen(backbone, tokens=False)
     assert pooled.load(paths).shape == (5, 1, backbone.dim)
     torch.testing.assert_close(pooled.image(pooled.load(paths)).pooled, whole.image(whole.load(paths)).pooled)
-    assert run_models.combined_backbone(cfg).load(paths).shape[1] == 1
-    assert run_models.load_frozen(cfg).load(paths).shape[1] == 1
-    assert run_models.load_frozen(cfg, aligned=True).load(paths).shape[1] > 1
+    assert combined_backbone(cfg).load(paths).shape[1] == 1
+    assert load_frozen(cfg).load(paths).shape[1] == 1
+    assert load_frozen(cfg, aligned=True).load(paths).shape[1] > 1
 
 
 def test_a_fusion_on_a_frozen_backbone_is_the_fusion(cfg):
     """Trained rivals give the same queries through remembered features as through pictures."""
-    split, (_, model) = run_data.prepare_data(cfg).val, run_models.load_clip4cir(cfg)
+    split, (_, model) = prepare_data(cfg).val, load_clip4cir(cfg)
     plain = Composed(model.backbone.inner, model.fusion)
     some = split.triplets[:5]
     one, other = (encode_queries(m, some, split.images, "and") for m in (model, plain))

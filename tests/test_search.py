@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from tmcir_lite import retrieval
 from tmcir_lite.__main__ import main
-from tmcir_lite.files import InputError
-from tmcir_lite.frozen import Frozen
-from tmcir_lite.retrieval import gallery_features, nearest
-from tmcir_lite.run_data import prepare_data
-from tmcir_lite.run_models import load_trained
-from tmcir_lite.search import Found, search, show
-from tmcir_lite.transforms import load_image, load_photo, pixels
+from tmcir_lite.data.pictures import load_image, load_photo, pixels
+from tmcir_lite.evaluation import features
+from tmcir_lite.evaluation.features import gallery_features
+from tmcir_lite.io.files import InputError
+from tmcir_lite.method.frozen import Frozen
+from tmcir_lite.run.data import prepare_data
+from tmcir_lite.run.models import load_trained
+from tmcir_lite.scale.search import Hit, nearest, search, show
 
 TEXT = "is red with longer sleeves"
 
@@ -44,7 +44,7 @@ def test_any_folder_is_a_gallery_and_is_encoded_once(cfg, reference, tmp_path, m
         Image.new("RGB", (40 + 9 * number, 50), (30 * number, 90, 10)).save(tmp_path / f"{number}.jpg")
     (tmp_path / "notes.txt").write_text("no picture")
     first = search(cfg.run_dir, reference, TEXT, tmp_path, k=6)
-    monkeypatch.setattr(retrieval, "encode_images", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(features, "encode_images", lambda *_: pytest.fail("encoded again"))
     assert search(cfg.run_dir, reference, TEXT, tmp_path, k=6) == first
     assert len(show(reference, TEXT, first).axes) == 12  # two rows: the reference and five, a gap and the rest
 
@@ -159,7 +159,7 @@ def test_photos_are_searched_as_people_see_them(cfg, reference, tmp_path):
     ],
 )
 def test_where_nothing_can_be_drawn_is_refused_before_the_work(tmp_path, monkeypatch, capsys, out, words):
-    monkeypatch.setattr("tmcir_lite.search.search", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr("tmcir_lite.scale.search.search", lambda *_: pytest.fail("worked"))
     (tmp_path / "folder.png").mkdir()
     command = ["search", "--run", "runs/none", "--image", "me.jpg", "--text", TEXT, "--out", str(tmp_path / out)]
     assert main(command) == 2
@@ -169,7 +169,7 @@ def test_where_nothing_can_be_drawn_is_refused_before_the_work(tmp_path, monkeyp
 
 def test_many_answers_are_drawn_in_part(tmp_path):
     paths = photos(tmp_path, 2)
-    found = [Found(paths[1], 0.5)] * 2000
+    found = [Hit(paths[1], 0.5)] * 2000
     assert len(show(paths[0], "costs $5 or $\\foo$", found).axes) == 60
     show(paths[0], "costs $5 or $\\foo$", found[:1]).savefig(tmp_path / "a.png")
 

@@ -7,16 +7,27 @@ import pandas as pd
 import pytest
 import torch
 
-from tmcir_lite import measure, run_data, run_models, stages
 from tmcir_lite.__main__ import main
-from tmcir_lite.backbone import load_backbone
-from tmcir_lite.baselines import weighted_sum
-from tmcir_lite.composed import Composed, build_fusion
 from tmcir_lite.config import EvaluationSet, load_config
-from tmcir_lite.features import encode_captions, encode_queries, joined
-from tmcir_lite.files import InputError
-from tmcir_lite.iacma import Iacma
-from tmcir_lite.training import load_weights
+from tmcir_lite.evaluation.features import encode_captions, encode_queries, joined
+from tmcir_lite.evaluation.results import intent_table
+from tmcir_lite.io.files import InputError
+from tmcir_lite.method.checkpoint import load_weights
+from tmcir_lite.method.iacma import Iacma
+from tmcir_lite.method.model import Composed
+from tmcir_lite.rivals.sums import weighted_sum
+from tmcir_lite.run import measure, models, stages
+from tmcir_lite.run.backbones import load_backbone
+from tmcir_lite.run.data import prepare_data
+from tmcir_lite.run.models import (
+    build_fusion,
+    load_aligned,
+    load_control,
+    load_frozen,
+    load_start,
+    load_sum,
+    load_trained,
+)
 
 RECALLS = ["R@1", "R@5", "R@10", "R@50"]
 
@@ -49,8 +60,8 @@ def test_image_only_with_the_reference_kept_never_finds_the_target_first(cfg):
 
 
 def test_the_control_is_the_same_module_with_nothing_merged(cfg):
-    control = run_models.load_control(cfg)
-    model = run_models.load_trained(cfg)
+    control = load_control(cfg)
+    model = load_trained(cfg)
     assert {n: p.shape for n, p in control.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
     backbone = control.backbone
     ids, images = backbone.tokenize(["is red", "is much longer"]), torch.zeros(2, 3, 64, 64)
@@ -59,7 +70,7 @@ def test_the_control_is_the_same_module_with_nothing_merged(cfg):
 
 
 def test_the_fine_tuned_sum_is_a_sum_of_what_its_encoders_say(cfg):
-    model = run_models.load_sum(cfg)
+    model = load_sum(cfg)
     backbone, share = model.backbone, model.fusion.text_logit.sigmoid().item()
     ids, images = backbone.tokenize(["is red", "is much longer"]), torch.rand(2, 3, 64, 64)
     v, t = backbone.image(images).pooled, backbone.text(ids).pooled
@@ -71,7 +82,7 @@ def test_the_fine_tuned_sum_is_a_sum_of_what_its_encoders_say(cfg):
 def test_every_weight_that_is_trained_gets_a_gradient(cfg, fusion, encoders):
     """Several processes wait for each other's gradient of every one."""
     settings = cfg.atf.model_copy(update={"fusion": fusion, "encoders": encoders})
-    backbone = run_models.load_start(cfg)
+    backbone = load_start(cfg)
     backbone.limit_training(stages._unlocked(cfg, settings))
     model = Composed(backbone, build_fusion(backbone, settings))
     ids, pictures = backbone.tokenize(["is red", "is much longer"]), torch.rand(2, 2, 3, 64, 64)
@@ -82,7 +93,7 @@ def test_every_weight_that_is_trained_gets_a_gradient(cfg, fusion, encoders):
 
 
 def test_stages_that_are_complete_are_not_run_again(cfg, monkeypatch):
-    monkeypatch.setattr(run_models, "load_backbone", lambda *a, **k: pytest.fail("a model was loaded again"))
+    monkeypatch.setattr(models, "load_backbone", lambda *a, **k: pytest.fail("a model was loaded again"))
     monkeypatch.setattr(stages, "load_editor", lambda *a: pytest.fail("an editor was loaded again"))
     assert len(stages.make_pseudo_targets(cfg)) == 60
     assert len(stages.train_iacma(cfg)) == 2
@@ -95,7 +106,7 @@ def test_stages_that_are_complete_are_not_run_again(cfg, monkeypatch):
 
 
 def test_held_out_triplets_share_no_picture_with_the_rest(cfg):
-    data = run_data.prepare_data(cfg)
+    data = prepare_data(cfg)
     names = [{name for t in part for name in (t.reference_name, t.target_name)} for part in (data.kept, data.held)]
     assert data.held
     assert not names[0] & names[1]
@@ -108,7 +119,7 @@ def test_a_further_dataset_that_is_broken_is_found_before_training(cfg, tiny, tm
     captions.write_text(captions.read_text().replace('"reference"', '"candidate"', 1))
     changed = f"data.also_evaluate=[{{layout: cirr, root: {tmp_path}/cirr}}]"
     with pytest.raises(InputError, match="record 0: no key 'reference'"):
-        run_data.prepare_data(load_config("lite", [*tiny, changed, "name=broken"]))
+        prepare_data(load_config("lite", [*tiny, changed, "name=broken"]))
 
 
 def test_iacma_without_pseudo_targets_says_what_to_run(tiny):
@@ -119,7 +130,7 @@ def test_iacma_without_pseudo_targets_says_what_to_run(tiny):
 
 def test_another_configuration_under_the_same_name_is_refused(cfg, tiny):
     with pytest.raises(InputError, match="iacma.lr"):
-        run_data.prepare_data(load_config("lite", [*tiny, "iacma.lr=0.5"]))
+        prepare_data(load_config("lite", [*tiny, "iacma.lr=0.5"]))
 
 
 @pytest.mark.parametrize("stage", ["iacma", "atf", "control", "sum", "clip4cir", "pic2word", "evaluate"])
@@ -155,12 +166,12 @@ def test_submit_without_cirr_says_so(cfg):
 
 
 def test_both_orders_of_the_captions_can_be_averaged(cfg, monkeypatch):
-    data, backbone = run_data.prepare_data(cfg), run_models.load_start(cfg)
+    data, backbone = prepare_data(cfg), load_start(cfg)
     some = data.val.triplets[:3]
     one, other, both = (torch.nn.functional.normalize(encode_captions(backbone, some, how), dim=1)
                         for how in ("and", "reversed", "both"))  # fmt: skip
     torch.testing.assert_close(both, torch.nn.functional.normalize(one + other, dim=1))
-    model = run_models.load_trained(cfg)
+    model = load_trained(cfg)
     one, other, both = (encode_queries(model, some, data.val.images, how)
                         for how in ("and", "reversed", "both"))  # fmt: skip
     torch.testing.assert_close(both, (one + other) / 2)
@@ -169,16 +180,16 @@ def test_both_orders_of_the_captions_can_be_averaged(cfg, monkeypatch):
 
 def test_intent_is_measured_where_attributes_are_known(cfg):
     results = pd.read_csv(cfg.run_dir / "evaluation" / "results.csv")
-    kept = measure.intent_table(results, "fashioniq", "original")
+    kept = intent_table(results, "fashioniq", "original")
     assert list(kept.loc["image only"]) == [0, 100, 100, 0]  # with the reference in the gallery it is the answer
-    assert measure.intent_table(results, "cirr", "cirr")["changed"].between(0, 100).all()
-    assert measure.intent_table(results.drop(columns="kept"), "fashioniq", "original") is None
+    assert intent_table(results, "cirr", "cirr")["changed"].between(0, 100).all()
+    assert intent_table(results.drop(columns="kept"), "fashioniq", "original") is None
 
 
 def _changed(cfg, folder):
     """Which towers differ from those that stage 2 started from."""
-    before = dict(run_models.load_aligned(cfg).clip.named_parameters())
-    model = Composed(run_models.load_aligned(cfg), build_fusion(run_models.load_aligned(cfg), cfg.atf))
+    before = dict(load_aligned(cfg).clip.named_parameters())
+    model = Composed(load_aligned(cfg), build_fusion(load_aligned(cfg), cfg.atf))
     load_weights(model, folder / "last.safetensors")
     after = dict(model.backbone.clip.named_parameters())
     return {"image" if name.startswith("visual") else "text" for name, p in after.items()
@@ -198,16 +209,16 @@ def test_a_fusion_can_be_trained_on_encoders_that_stay(cfg, tiny):
     shutil.copytree(cfg.run_dir / "iacma", run.run_dir / "iacma")
     stages.train_atf(run)
     assert not (run.run_dir / "atf" / "model" / "open_clip_model.safetensors").exists()
-    split = run_data.prepare_data(run).val
-    models = run_models.load_trained(run), run_models.load_trained(run, run_models.load_frozen(run, aligned=True))
+    split = prepare_data(run).val
+    models = load_trained(run), load_trained(run, load_frozen(run, aligned=True))
     one, other = (encode_queries(model, split.triplets, split.images, "and") for model in models)
     torch.testing.assert_close(one, other)
 
 
 def test_encoders_that_were_trained_are_never_exchanged(cfg):
     """A frozen backbone at hand is for fusions that were trained on it."""
-    split = run_data.prepare_data(cfg).val
-    models = run_models.load_trained(cfg), run_models.load_trained(cfg, run_models.load_frozen(cfg, aligned=True))
+    split = prepare_data(cfg).val
+    models = load_trained(cfg), load_trained(cfg, load_frozen(cfg, aligned=True))
     one, other = (encode_queries(model, split.triplets, split.images, "and") for model in models)
     torch.testing.assert_close(one, other)
 
@@ -217,7 +228,7 @@ def test_iacma_of_no_epochs_leaves_the_encoders_as_they_were(tiny, tmp_path, cac
     changes = [f"runs={tmp_path}", "iacma.epochs=0", f"data.cache={tmp_path / cache if cache else 'null'}"]
     run = load_config("lite", [*tiny, *changes])
     assert stages.train_iacma(run)["epoch"].tolist() == [0]
-    start, aligned = run_models.load_start(run), run_models.load_aligned(run)
+    start, aligned = load_start(run), load_aligned(run)
     for one, other in zip(start.parameters(), aligned.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -244,8 +255,8 @@ def test_hard_negatives_make_other_batches(cfg, tiny, tmp_path):
 
 
 def test_fewer_triplets_are_drawn_from_those_not_held_out(cfg, tiny):
-    all_of_them = run_data.prepare_data(cfg)
-    fewer = run_data.prepare_data(load_config("lite", [*tiny, "name=fewer", "data.triplets=10"]))
+    all_of_them = prepare_data(cfg)
+    fewer = prepare_data(load_config("lite", [*tiny, "name=fewer", "data.triplets=10"]))
     assert len(fewer.kept) == 10
     assert set(fewer.kept) <= set(all_of_them.kept)
     assert fewer.held == all_of_them.held

@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmcir_lite import run_data, stages
 from tmcir_lite.config import load_config
-from tmcir_lite.files import InputError
-from tmcir_lite.intervals import paired_difference
-from tmcir_lite.known_edits import known_edit
-from tmcir_lite.study import _align, _run_cell, chosen_cells, collect, run_study
-from tmcir_lite.study_effects import changes, verdict
-from tmcir_lite.study_plan import alignment_config, cell_config, load_plan, pictures_config
+from tmcir_lite.evaluation.intervals import paired_difference
+from tmcir_lite.io.files import InputError
+from tmcir_lite.run import stages
+from tmcir_lite.run.data import known_attributes, prepare_data
+from tmcir_lite.study.effects import changes, verdict
+from tmcir_lite.study.known_edits import known_edit
+from tmcir_lite.study.plan import alignment_config, cell_config, load_plan, pictures_config
+from tmcir_lite.study.run import _align, _run_cell, chosen_cells, collect, run_study
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +89,7 @@ def test_a_study_grows_by_what_another_machine_ran(tables, tmp_path):
 def test_seeds_hold_out_other_triplets_and_share_the_pictures(tables):
     plan, (_, overrides) = load_plan(), tables
     one, two = (cell_config(plan, plan.cells[-1], "lite", overrides, seed) for seed in (0, 1))
-    assert run_data.prepare_data(one).held != run_data.prepare_data(two).held
+    assert prepare_data(one).held != prepare_data(two).held
     links = [alignment_config(plan, "pseudo", "lite", overrides, seed).run_dir / "pseudo_targets" for seed in (0, 1)]
     assert links[0].resolve() == links[1].resolve()
 
@@ -196,8 +197,8 @@ def test_a_cell_may_learn_from_another_layout(tiny, tmp_path):
 
 
 def test_known_edits_are_perfect_copied_or_wrong(cfg):
-    data = run_data.prepare_data(cfg)
-    known = run_data.known_attributes(data.train)
+    data = prepare_data(cfg)
+    known = known_attributes(data.train)
     for triplet in data.kept[:20]:
         reference, target = known[triplet.reference_name], known[triplet.target_name]
         asked = reference.garment.differences(target.garment)

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from tmcir_lite import study_viz
-from tmcir_lite.files import InputError
-from tmcir_lite.study_plan import load_plan
-from tmcir_lite.study_report import (
+from tmcir_lite.io.files import InputError
+from tmcir_lite.study import figures
+from tmcir_lite.study.plan import load_plan
+from tmcir_lite.study.report import (
     Study,
     change_table,
     facts,
@@ -183,7 +183,7 @@ def test_the_page_and_the_figures_of_a_whole_study_lack_nothing(write):
     assert "| nan" not in page
     assert page.count("| TMCIR after IACMA") == 2
     for name in FIGURES:
-        assert "not run" not in said_in(getattr(study_viz, name)(study))
+        assert "not run" not in said_in(getattr(figures, name)(study))
 
 
 @pytest.mark.parametrize("cells", [[], ["weighted sum", "threshold 0.25", "fusion, 500"]])
@@ -192,10 +192,10 @@ def test_the_page_and_the_figures_of_a_part_say_what_was_not_run(write, cells):
     study = write([trial, *(row(cell, 0) for cell in cells)])
     assert "not run" in markdown(study)
     for name in FIGURES:
-        assert "not run" in said_in(getattr(study_viz, name)(study))
+        assert "not run" in said_in(getattr(figures, name)(study))
 
 
 def test_gains_are_against_the_same_seed(write):
     study = write([row("weighted sum", 0), row("weighted sum", 1), row("sum, perfect", 1, **{"R@1": 55.0})])
-    bars = [bar.get_height() for bar in study_viz.dose_response(study).axes[0].patches]
+    bars = [bar.get_height() for bar in figures.dose_response(study).axes[0].patches]
     assert bars[0] == pytest.approx(3.0)  # 55 less 52: seed 0 has no partner

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tmcir_lite.datasets import Split, Triplet, load_split
-from tmcir_lite.files import ROOT, InputError
-from tmcir_lite.submission import check_cirr, write_cirr
+from tmcir_lite.data.datasets import Split, load_split
+from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.evaluation.cirr_server import check_cirr, write_cirr
+from tmcir_lite.io.files import ROOT, InputError
 
 NAMES = [f"img{i}" for i in range(60)]
 TRIPLETS = [

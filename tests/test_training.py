@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from tmcir_lite.files import InputError
-from tmcir_lite.training import Schedule, chosen_epoch, fit, is_complete, load_weights, read_history
+from tmcir_lite.io.files import InputError
+from tmcir_lite.method.checkpoint import chosen_epoch, is_complete, load_weights, read_history
+from tmcir_lite.method.training import Schedule, fit
 
 SCHEDULE = Schedule(epochs=4, lr=0.05)
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tmcir_lite.files import InputError
-from tmcir_lite.transforms import TargetPad, load_image, load_photo, picture_suffixes, pixels, preprocess
+from tmcir_lite.data.pictures import TargetPad, load_image, load_photo, picture_suffixes, pixels, preprocess
+from tmcir_lite.io.files import InputError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SIDES = st.integers(1, 90)

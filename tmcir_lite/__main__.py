@@ -6,19 +6,19 @@ import os
 import sys
 from pathlib import Path
 
-from tmcir_lite.files import ROOT, InputError
+from tmcir_lite.io.files import ROOT, InputError
 
 STAGES = {
-    "data": ("run_data.prepare_data", "draw the garment world if the profile has one; load and check the dataset"),
-    "pseudo-targets": ("stages.make_pseudo_targets", "draw the pseudo-target images"),
-    "iacma": ("stages.train_iacma", "stage 1: align the encoders"),
-    "atf": ("stages.train_atf", "stage 2: train the token fusion"),
-    "control": ("stages.train_control", "stage 2 again with merging off, for comparison"),
-    "sum": ("stages.train_sum", "stage 2 again with a mere sum for the fusion, for comparison"),
-    "clip4cir": ("stages.train_clip4cir", "the rival CLIP4Cir, both of its stages"),
-    "pic2word": ("stages.train_pic2word", "the rival Pic2Word"),
-    "evaluate": ("measure.evaluate", "measure every method on val"),
-    "submit": ("measure.submit", "write the rankings of CIRR's test1 split for its server"),
+    "data": ("run.data.prepare_data", "draw the garment world if the profile has one; load and check the dataset"),
+    "pseudo-targets": ("run.stages.make_pseudo_targets", "draw the pseudo-target images"),
+    "iacma": ("run.stages.train_iacma", "stage 1: align the encoders"),
+    "atf": ("run.stages.train_atf", "stage 2: train the token fusion"),
+    "control": ("run.stages.train_control", "stage 2 again with merging off, for comparison"),
+    "sum": ("run.stages.train_sum", "stage 2 again with a mere sum for the fusion, for comparison"),
+    "clip4cir": ("run.stages.train_clip4cir", "the rival CLIP4Cir, both of its stages"),
+    "pic2word": ("run.stages.train_pic2word", "the rival Pic2Word"),
+    "evaluate": ("run.measure.evaluate", "measure every method on val"),
+    "submit": ("run.measure.submit", "write the rankings of CIRR's test1 split for its server"),
 }
 
 
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="all five notebooks in order, then a report")
     run.add_argument("--resume", action="store_true", help="go on with a run of this name")
     rehearse = commands.add_parser("rehearse", help="everything at real size on stand-ins: memory, rates, hours")
-    study = commands.add_parser("study", help="methods, ablations and sweeps (data/study.yaml), several seeds")
+    study = commands.add_parser("study", help="methods, ablations and sweeps (tmcir_lite/study/plan.yaml), several seeds")
     stages = {name: commands.add_parser(name, help=text) for name, (_, text) in STAGES.items()}
     stages["data"].add_argument("action", nargs="?", choices=["check"], help="check: report what is missing, and stop")
     config = commands.add_parser("config", help="print every key of a profile, its defaults too, and what it means")
@@ -93,12 +93,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from tmcir_lite import pipeline
     from tmcir_lite.config import load_config
+    from tmcir_lite.run import notebooks
 
     try:
-        report = pipeline.run(options.config, options.set, options.resume)
-    except pipeline.StageError as error:
+        report = notebooks.run(options.config, options.set, options.resume)
+    except notebooks.StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     table = load_config(options.config, options.set).run_dir / "evaluation" / "results.md"
@@ -116,13 +116,13 @@ def _config(options: argparse.Namespace) -> int:
 
 
 def _refresh(options: argparse.Namespace) -> int:
-    from tmcir_lite import pipeline
     from tmcir_lite.config import load_config
+    from tmcir_lite.run import notebooks
 
     try:
-        pipeline.refresh()
-        pipeline.keep_results(load_config("lite").run_dir)
-    except pipeline.StageError as error:
+        notebooks.refresh()
+        notebooks.keep_results(load_config("lite").run_dir)
+    except notebooks.StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -130,7 +130,7 @@ def _refresh(options: argparse.Namespace) -> int:
 
 def _rehearse(options: argparse.Namespace) -> int:
     from tmcir_lite.config import load_config
-    from tmcir_lite.rehearsal import rehearse
+    from tmcir_lite.scale.rehearsal import rehearse
 
     report, filled = rehearse(load_config(options.config, options.set))
     print(f"\n{report}\nprofile with what fits: {filled}")
@@ -138,8 +138,8 @@ def _rehearse(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    from tmcir_lite.files import atomic
-    from tmcir_lite.search import SHOWN, check_out, search, show
+    from tmcir_lite.io.files import atomic
+    from tmcir_lite.scale.search import SHOWN, check_out, search, show
 
     out = check_out(options.out)
     found = search(options.run, options.image, options.text, options.gallery, options.top)
@@ -152,10 +152,10 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _circo(options: argparse.Namespace) -> int:
-    from tmcir_lite.circo import load_circo, mean_average_precision, rank, write_submission
-    from tmcir_lite.files import write_json
-    from tmcir_lite.run_models import load_trained
-    from tmcir_lite.search import finished_run
+    from tmcir_lite.evaluation.circo import load_circo, mean_average_precision, rank, write_submission
+    from tmcir_lite.io.files import write_json
+    from tmcir_lite.run.models import load_trained
+    from tmcir_lite.scale.search import finished_run
 
     cfg = finished_run(options.run)
     model, folder = load_trained(cfg), cfg.run_dir / "evaluation" / "circo"
@@ -171,7 +171,7 @@ def _circo(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace) -> int:
     from tmcir_lite.config import load_config
-    from tmcir_lite.study import run_study
+    from tmcir_lite.study.run import run_study
 
     for seed in options.seeds:  # a bad one is found before the first is run
         load_config(options.config, [*options.set, f"seed={seed}"])
@@ -183,8 +183,8 @@ def _stage(options: argparse.Namespace) -> int:
     from importlib import import_module
 
     from tmcir_lite.config import load_config
-    from tmcir_lite.data_check import check_data
-    from tmcir_lite.datasets import PROTOCOLS
+    from tmcir_lite.data.check import check_data
+    from tmcir_lite.evaluation.protocols import PROTOCOLS
 
     cfg = load_config(options.config, options.set)
     if getattr(options, "action", None) == "check":
@@ -195,7 +195,7 @@ def _stage(options: argparse.Namespace) -> int:
     strange = [name for name in cfg.evaluation.protocols if name not in known]
     if strange:  # here and not in `evaluate`: before the trainings
         raise InputError(f"evaluation.protocols: {strange[0]}: {cfg.data.layout} has {', '.join(known)}")
-    module, function = STAGES[options.command][0].split(".")
+    module, function = STAGES[options.command][0].rsplit(".", 1)
     getattr(import_module(f"tmcir_lite.{module}"), function)(cfg)
     return 0
 

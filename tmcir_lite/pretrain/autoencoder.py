@@ -11,8 +11,8 @@ from einops import rearrange
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from tmcir_lite.garments import CATEGORIES, SIZE, draw, sample_garment, sample_nuisance
-from tmcir_lite.training import Schedule, decay_groups, fit
+from tmcir_lite.data.garments import CATEGORIES, SIZE, draw, sample_garment, sample_nuisance
+from tmcir_lite.method.training import Schedule, decay_groups, fit
 
 LATENTS = (16, 16, 16)  # channels, height, width
 

@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from tmcir_lite.files import ROOT, atomic, resolve, write_json
-from tmcir_lite.garments import (
+from tmcir_lite.data.garments import (
     ATTRIBUTES,
     CATEGORIES,
     VALUES,
@@ -28,10 +27,12 @@ from tmcir_lite.garments import (
     sample_garment,
     sample_nuisance,
 )
-from tmcir_lite.intervals import percentage
-from tmcir_lite.model_card import command_line, device_name, publish_folder
+from tmcir_lite.evaluation.intervals import percentage
+from tmcir_lite.io.files import ROOT, atomic, resolve, write_json
+from tmcir_lite.method.checkpoint import load_weights, read_history
+from tmcir_lite.method.training import Schedule, decay_groups, fit
+from tmcir_lite.pretrain.model_card import command_line, device_name, publish_folder
 from tmcir_lite.pretrain.tokenizer import kept_tokenizer
-from tmcir_lite.training import Schedule, decay_groups, fit, load_weights, read_history
 
 MODEL = {
     "embed_dim": 128,

@@ -23,11 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tmcir_lite.config import load_config
-from tmcir_lite.datasets import join_captions
-from tmcir_lite.edit_quality import quality_table, read_edits, sample_edits
-from tmcir_lite.editors import edit
-from tmcir_lite.files import resolve
-from tmcir_lite.garments import (
+from tmcir_lite.data.captions import join_captions
+from tmcir_lite.data.garments import (
     ATTRIBUTES,
     CATEGORIES,
     VALUES,
@@ -38,11 +35,15 @@ from tmcir_lite.garments import (
     sample_garment,
     sample_nuisance,
 )
-from tmcir_lite.model_card import check_hashes, command_line, device_name, publish_folder, read_facts
+from tmcir_lite.io.files import check_hashes, resolve
+from tmcir_lite.method.checkpoint import load_weights, read_history
+from tmcir_lite.method.training import Schedule, decay_groups, fit
 from tmcir_lite.pretrain.autoencoder import LATENTS, as_floats, build_autoencoder, train_decoder
+from tmcir_lite.pretrain.model_card import command_line, device_name, publish_folder, read_facts
 from tmcir_lite.pretrain.portable import save_pipeline
 from tmcir_lite.pretrain.tokenizer import kept_tokenizer
-from tmcir_lite.training import Schedule, decay_groups, fit, load_weights, read_history
+from tmcir_lite.pseudo_targets.editors import edit
+from tmcir_lite.pseudo_targets.quality import quality_table, read_edits, sample_edits
 
 START_NOISE = 0.05
 DECODER_STEPS, DECODER_BATCH = 100, 32

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from tmcir_lite.garments import CATEGORIES, describe, relative_captions, sample_change, sample_garment
+from tmcir_lite.data.garments import CATEGORIES, describe, relative_captions, sample_change, sample_garment
 
 _END = "</w>"
 _MERGES = 1400

@@ -1,0 +1,1 @@
+"""Everything the notebooks draw, and what they look at beside the result table."""

@@ -1,0 +1,83 @@
+"""The run's pseudo-targets beside perfect edits and real targets, read back by drawing (see `edit_quality`)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from tmcir_lite.config import Config, EditorSettings
+from tmcir_lite.data.captions import join_captions
+from tmcir_lite.data.garments import ATTRIBUTES, Picture
+from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.data.pictures import load_image
+from tmcir_lite.pseudo_targets.editors import edit
+from tmcir_lite.pseudo_targets.quality import backdrop_error, read_edits
+from tmcir_lite.run.data import Data
+
+Known = dict[str, Picture]
+
+
+def perfect_edit(known: Known | None, triplet: Triplet) -> Image.Image | None:
+    """The target's garment, photographed as the reference was; None where attributes are not known."""
+    if known is None:
+        return None
+    return Picture(known[triplet.target_name].garment, known[triplet.reference_name].nuisance).draw()
+
+
+def read_pseudo_targets(cfg: Config, known: Known, triplets: Sequence[Triplet]) -> pd.DataFrame:
+    """What the run's pseudo-targets of `triplets` show; `edit_quality.read_edits` says how."""
+    folder = cfg.run_dir / "pseudo_targets"
+    return _read(known, triplets, [load_image(folder / f"{t.id}.png") for t in triplets])
+
+
+def _read(known: Known, triplets: Sequence[Triplet], pictures: Sequence[Image.Image]) -> pd.DataFrame:
+    return read_edits((known[t.reference_name], known[t.target_name].garment, picture)
+                      for t, picture in zip(triplets, pictures, strict=True))  # fmt: skip
+
+
+def best_and_worst(rows: pd.DataFrame, count: int) -> tuple[list[int], list[int]]:
+    """Which edits of `read_edits` have most and which have fewest attributes right; ties in the order they came."""
+    right = rows.groupby("edit")["right"].sum()
+    return (
+        right.sort_values(ascending=False, kind="stable").index[:count].tolist(),
+        right.sort_values(kind="stable").index[:count].tolist(),
+    )
+
+
+def differences(known: Known, data: Data, triplets: Sequence[Triplet], rows: pd.DataFrame) -> pd.DataFrame:
+    """How pseudo-targets, perfect edits and real targets differ from the reference: asked for, not asked for, backdrop.
+
+    `backdrop` is `edit_quality.backdrop_error`. Of real targets the attributes are known and need not be read.
+    """
+    backdrop = [
+        backdrop_error(load_image(data.train.images[t.target_name]), known[t.reference_name],
+                       known[t.target_name].garment)
+        for t in triplets
+    ]  # fmt: skip
+    return pd.DataFrame(
+        {"pseudo-target": _summary(rows), "perfect edit": (100.0, 100.0, 0.0),
+         "real target": (100.0, 100.0, float(np.mean(backdrop)))},
+        index=["asked-for changes made %", "other attributes kept %", "change of backdrop (grey levels)"],
+    ).T  # fmt: skip
+
+
+def sweep(pipeline: DiffusionPipeline, settings: Sequence[EditorSettings], known: Known, data: Data,
+          triplets: Sequence[Triplet]) -> pd.DataFrame:  # fmt: skip
+    """Edits the same references with the same seeds under each of `settings`; a row each."""
+    references = [load_image(data.train.images[t.reference_name]) for t in triplets]
+    prompts = [join_captions(t.captions, "and") for t in triplets]
+    table = []
+    for chosen in settings:
+        pictures = edit(pipeline, references, prompts, range(len(triplets)), chosen)
+        made, kept, backdrop = _summary(_read(known, triplets, pictures))
+        table.append({"steps": chosen.steps, "guidance": chosen.guidance, "image guidance": chosen.image_guidance,
+                      "made %": made, "kept %": kept, "backdrop": backdrop})  # fmt: skip
+    return pd.DataFrame(table)
+
+
+def _summary(rows: pd.DataFrame) -> tuple[float, float, float]:
+    asked = rows["asked"]
+    right = 100 * rows["right"]
+    return right[asked].mean(), right[~asked].mean(), rows.iloc[:: len(ATTRIBUTES)]["backdrop"].mean()

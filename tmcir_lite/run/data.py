@@ -1,0 +1,87 @@
+"""The main dataset as a run has it: what is trained on, what choices are made on, and what is shown to IACMA."""
+
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+from tmcir_lite.config import Config
+from tmcir_lite.data.datasets import Split, load_split
+from tmcir_lite.data.garments import Garment, Picture, World, build_world, read_attributes
+from tmcir_lite.data.holdout import hold_out
+from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.io.files import InputError, resolve
+from tmcir_lite.io.processes import main_first, pick_device
+from tmcir_lite.pseudo_targets.generate import without_picture
+from tmcir_lite.run.folder import start_run
+
+
+class Data(NamedTuple):
+    """The main dataset: its splits, and train parted into what is learned from and what choices are made on.
+
+    And the val splits of further datasets, loaded with it so that what is wrong with them shows before training.
+    """
+
+    train: Split
+    val: Split
+    kept: list[Triplet]
+    held: list[Triplet]
+    further: list[Split]
+
+
+def prepare_data(cfg: Config) -> Data:
+    """Draws the garment world if the profile has one, then loads and checks the dataset.
+
+    Raises:
+        InputError: see `garments.build_world` and `datasets.load_split`.
+    """
+    with main_first(pick_device(cfg.device)):
+        start_run(cfg)
+        if cfg.garments is not None:
+            settings = cfg.garments.model_dump()
+            root = resolve(settings.pop("root"))
+            build_world(World(**settings), root)
+    train, val = (
+        load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
+        for name in ("train", "val")
+    )
+    further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
+               for other in cfg.data.also_evaluate]  # fmt: skip
+    kept, held = hold_out(train, cfg.data.heldout, cfg.seed)
+    return Data(train, val, sample(kept, cfg.data.triplets, cfg.seed) if cfg.data.triplets else kept, held, further)
+
+
+def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
+    """Triplet id -> the picture that IACMA pairs with its text; those that the editor blacked are left out and counted.
+
+    Raises:
+        InputError: pseudo-targets are missing.
+    """
+    real = {triplet.id: data.train.images[triplet.target_name] for triplet in data.train.triplets}
+    if cfg.iacma.images == "real":
+        return real
+    folder = cfg.run_dir / "pseudo_targets"
+    chosen, without = data.train.triplets[: cfg.editor.limit], without_picture(folder)
+    images = {triplet.id: folder / f"{triplet.id}.png" for triplet in chosen if triplet.id not in without}
+    missing = [path for path in images.values() if not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: no such pseudo-target ({len(missing)} missing); run `pseudo-targets` first")
+    if len(images) < len(chosen):
+        print(f"IACMA learns without {len(chosen) - len(images)} of {len(chosen)} triplets: their pseudo-targets were "
+              "blacked by the editor's safety checker", flush=True)  # fmt: skip
+    return images
+
+
+def known_attributes(split: Split) -> dict[str, Picture] | None:
+    """What every picture of a garment world shows; None for a dataset of real pictures."""
+    return read_attributes(split.root) if (split.root / "attributes.jsonl").is_file() else None
+
+
+def known_garments(split: Split) -> dict[str, Garment] | None:
+    """The same without the nuisance."""
+    attributes = known_attributes(split)
+    return attributes and {name: picture.garment for name, picture in attributes.items()}
+
+
+def sample(triplets: list[Triplet], count: int, seed: int) -> list[Triplet]:
+    """Triplets to show, drawn by a fixed rule and not by hand."""
+    return random.Random(seed).sample(triplets, min(count, len(triplets)))

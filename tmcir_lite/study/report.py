@@ -1,0 +1,232 @@
+"""The study told: its tables read back, the methods side by side, and what becomes of each claim of the paper."""
+
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from tmcir_lite.evaluation.intent import MEASURES
+from tmcir_lite.io.files import ROOT, InputError, write_text
+from tmcir_lite.study.plan import CHOICES, Plan, load_plan
+
+RESULTS = ROOT / "data" / "results"
+LAYOUTS = {"fashioniq": "Fashion-IQ layout", "cirr": "CIRR layout"}
+ABSENT = "not run"
+MIXED = "mixed"
+_SHOWN = ("R@1", "R@5", "R@10", "R@50", "Rs@1", *MEASURES, "parameters", "seconds", "fusion_ms")
+_FACTS = ("data", "heldout", "protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens")
+_EFFECTS = ("claim", "effect", "measure", "layout", "difference", "low", "high", "seeds", "verdict")
+_CHANGES = ("part", "cell", "against", "layout", "difference", "low", "high", "seeds")
+_UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
+_MARKERS = ("<!-- claims: written by `python -m tmcir_lite study` -->", "<!-- end of claims -->")
+_NO_WAY = "cannot be tested here: no weights and no photos"
+
+
+class Study(NamedTuple):
+    """What a study left, and the plan that it followed.
+
+    `rows` has a row a cell, seed and layout; `effects` a row a claim, effect and layout; `changes` a row a cell and
+    layout, compared with its base. Columns that no cell has filled yet are there, and empty.
+    """
+
+    rows: pd.DataFrame
+    effects: pd.DataFrame
+    changes: pd.DataFrame
+    plan: Plan
+
+    def cell(self, name: str, layout: str) -> pd.DataFrame:
+        """The rows of one cell, by seed; none if it has not been run."""
+        return self.rows.query("cell == @name and layout == @layout").set_index("seed").sort_index()
+
+    def gain(self, cell: str, base: str, layout: str, measure: str = "R@1") -> pd.Series:
+        """A measure of one cell less that of another with the same seed, by the seeds that both have."""
+        return (self.cell(cell, layout)[measure] - self.cell(base, layout)[measure]).dropna()
+
+    def effect(self, claim: str, first: str, second: str, layout: str) -> pd.Series | None:
+        """The row of one effect; None if one of its cells has not been run."""
+        asked = {"claim": claim, "effect": f"{first} - {second}", "layout": layout}
+        found = self.effects[(self.effects[list(asked)] == pd.Series(asked)).all(axis=1)]
+        return None if found.empty else found.iloc[0]
+
+
+def load_study(folder: Path = RESULTS) -> Study:
+    """Reads `study.csv`, `claims.csv` and `changes.csv`.
+
+    Raises:
+        InputError: one of them is not there.
+    """
+    rows = _read(folder / "study.csv", ("part", "cell", "x", "seed", "layout", *_SHOWN, *_FACTS))
+    return Study(rows, _read(folder / "claims.csv", _EFFECTS), _read(folder / "changes.csv", _CHANGES), load_plan())
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"{path}: no such table; `python -m tmcir_lite study` makes it")
+    try:
+        table = pd.read_csv(path, dtype={"commit": str})  # one of digits only is no number
+    except pd.errors.EmptyDataError:  # no claim has both of its cells yet
+        table = pd.DataFrame()
+    return table.reindex(columns=[*table.columns, *(name for name in columns if name not in table)])
+
+
+def main_table(study: Study, layout: str) -> pd.DataFrame:
+    """The methods side by side: mean over seeds ± standard deviation, in %, where it is not seconds or parameters."""
+    names = [cell.name for cell in study.plan.cells if cell.part == "main"]
+    found = {name: study.cell(name, layout) for name in names}
+    shown = [column for column in _SHOWN if any(rows[column].notna().any() for rows in found.values())]
+    table = pd.DataFrame(
+        {name: {"seeds": len(rows) or ABSENT} | {column: _spread(rows[column]) for column in shown}
+         for name, rows in found.items()}
+    ).T  # fmt: skip
+    return table.rename_axis("method").rename(columns={"fusion_ms": "fusion ms a query"})
+
+
+def trial_table(study: Study) -> pd.DataFrame:
+    """The trials that choices were made by: R@1 on held-out train, mean ± standard deviation over seeds, in %."""
+    rows = study.rows[study.rows["part"].isin(CHOICES)].drop_duplicates(["cell", "seed"])
+    table = {cell: {"seeds": len(some), "held-out R@1": _spread(some["heldout"]), "seconds": _spread(some["seconds"])}
+             for cell, some in rows.groupby("cell", sort=False)}  # fmt: skip
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("trial")
+
+
+def _spread(values: pd.Series) -> str:
+    """Mean ± standard deviation; without the latter for one seed, and for numbers that do not vary with the seed."""
+    values = values.dropna()
+    if values.empty:
+        return ""
+    digits = {"parameters": 0, "fusion_ms": 2}.get(values.name, 1)
+    mean = f"{values.mean():,.{digits}f}"
+    return mean if len(values) == 1 or digits == 0 else f"{mean} ± {values.std():.{digits}f}"
+
+
+def ledger(study: Study) -> pd.DataFrame:
+    """A row a claim of the paper: how it was tested, its effects with their intervals on each layout, the verdict.
+
+    "holds here" and "the reverse holds here" are said only where every effect does so on every layout.
+    """
+    rows = []
+    for claim in study.plan.claims:
+        found = {layout: [study.effect(claim.claim, *test, layout) for test in claim.tests] for layout in LAYOUTS}
+        effects = [effect for each in found.values() for effect in each]
+        seeds = sorted({effect["seeds"] for effect in effects if effect is not None})
+        rows.append({
+            "claim": claim.claim, "test": f"{claim.measure}: {'; '.join(' - '.join(test) for test in claim.tests)}",
+            **{LAYOUTS[layout]: "; ".join(map(_interval, each)) for layout, each in found.items()},
+            "seeds": " to ".join(map(str, seeds[:1] + seeds[1:][-1:])), "verdict": _overall(effects),
+        })  # fmt: skip
+    rows += [{"claim": claim, "verdict": _NO_WAY} for claim in _UNTESTABLE]
+    return pd.DataFrame(rows).fillna("")
+
+
+def seeds_inside(study: Study) -> tuple[int, int]:
+    """Of the effects that test claims, measured with one seed alone: how many lie in the intervals of all, of how many.
+
+    The intervals are of a mean over seeds. A rerun with a further seed lies in them less often: these ones made them.
+    """
+    inside = count = 0
+    for claim in study.plan.claims:
+        for layout, (first, second) in itertools.product(LAYOUTS, claim.tests):
+            effect = study.effect(claim.claim, first, second, layout)
+            if effect is not None:
+                each = study.gain(first, second, layout, claim.measure)
+                inside, count = inside + each.between(effect["low"], effect["high"]).sum(), count + len(each)
+    return int(inside), count
+
+
+def change_table(study: Study) -> pd.DataFrame:
+    """A row a cell beside the main ones: its R@1 less that of the cell it is compared with, on each layout."""
+    rows = []
+    for (part, cell, against), found in study.changes.groupby(["part", "cell", "against"], sort=False):
+        on = {title: found[found["layout"] == layout] for layout, title in LAYOUTS.items()}
+        effects = {title: _interval(None if some.empty else some.iloc[0]) for title, some in on.items()}
+        rows.append({"part": part, "cell": cell, "less": against, **effects, "seeds": found["seeds"].max()})
+    return pd.DataFrame(rows, columns=["part", "cell", "less", *LAYOUTS.values(), "seeds"])
+
+
+def _interval(effect: pd.Series | None) -> str:
+    return ABSENT if effect is None else f"{effect['difference']:+.1f} ({effect['low']:+.1f} to {effect['high']:+.1f})"
+
+
+def _overall(effects: list[pd.Series | None]) -> str:
+    """The verdict that all effects share; with some of them not run, none can be said to hold."""
+    verdicts = {ABSENT if effect is None else effect["verdict"] for effect in effects}
+    if ABSENT in verdicts:
+        return ABSENT if len(verdicts) == 1 else "not all of it run"
+    return verdicts.pop() if len(verdicts) == 1 else MIXED
+
+
+def facts(study: Study) -> str:
+    """One line: data, protocol, seeds, device, commits, and whether a row was made with local changes."""
+    rows = study.rows
+    sizes = [f"{LAYOUTS[layout]}, protocol {some['protocol'].iloc[0]}: {some['queries'].iloc[0]:.0f} queries, "
+             f"{some['gallery'].iloc[0]:.0f} gallery images"
+             for layout, some in rows.groupby("layout", sort=False)]  # fmt: skip
+    seeds = {part: _seeds(some) for part, some in rows.groupby("part", sort=False)}
+    usual = max(seeds.values(), key=len, default=ABSENT)
+    others = [f"{part}: {some}" for part in study.plan.parts() if (some := seeds.get(part, ABSENT)) != usual]
+    commits = ", ".join(commit[:7] for commit in rows["commit"].dropna().unique())
+    dirty = int(rows["dirty"].eq(True).sum())
+    return (
+        f"{_data(rows)} ({'; '.join(sizes) or 'val not measured'}). Seeds {', '.join([usual, *others])}. "
+        f"{' and '.join(rows['device'].dropna().unique())}, commit {commits or 'unknown'}, "
+        f"{f'{dirty} of {len(rows)} rows made' if dirty else 'no row made'} with local changes."
+    )
+
+
+def _data(rows: pd.DataFrame) -> str:
+    name = next(iter(rows["data"].dropna()), "no data")
+    return name[0].upper() + name[1:]
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    named = " ".join(map(str, sorted(rows["seed"].unique())))
+    each = rows.groupby("cell")["seed"].nunique()
+    return named if each.nunique() == 1 else f"{named} (some cells fewer)"
+
+
+def markdown(study: Study) -> str:
+    """Facts, main table on both layouts, ledger, changes and trials, as `data/results/study.md` has them."""
+    tables = [f"**{title}** (mean ± standard deviation over seeds)\n\n{as_markdown(main_table(study, layout))}"
+              for layout, title in LAYOUTS.items()]  # fmt: skip
+    within = " of ".join(map(str, seeds_inside(study)))
+    claims = (
+        "**Claims of the paper.** A verdict is about these data and the models trained here, not about the paper's. "
+        f"Differences are in points, with 95% intervals over seeds and queries; {within} effects of one seed alone lie "
+        "within.\n\n"
+        f"{as_markdown(ledger(study).set_index('claim'))}"
+    )
+    changes = (
+        "**Changes.** R@1 of every other cell less that of the one it is compared with, in points, with 95% intervals "
+        "over seeds and queries; with one seed, over queries alone. `tmcir_lite/study/plan.yaml` says what each cell is.\n\n"
+        f"{as_markdown(change_table(study).set_index('part'))}"
+    )
+    trials = (
+        "**Trials.** What choices were made by: recall on train triplets kept aside, never val.\n\n"
+        f"{as_markdown(trial_table(study))}"
+    )
+    return "\n\n".join([facts(study), *tables, claims, changes, trials]) + "\n"
+
+
+def claims_section(study: Study) -> str:
+    """What the README says of the claims, between its markers."""
+    rows = ledger(study)[["claim", *LAYOUTS.values(), "seeds", "verdict"]]
+    lines = [rows.columns, ["---"] * rows.shape[1], *rows.values]
+    within = " of ".join(map(str, seeds_inside(study)))
+    return (
+        "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        + f"\n\n{facts(study)} {within} effects of one seed alone lie within the intervals."
+    )
+
+
+def update_readme(study: Study, path: Path = ROOT / "README.md") -> None:
+    """Puts `claims_section` in its place in the README, if that has the markers."""
+    before, start, rest = path.read_text(encoding="utf-8").partition(_MARKERS[0])
+    _, end, after = rest.partition(_MARKERS[1])
+    if end:
+        write_text(path, f"{before}{start}\n\n{claims_section(study)}\n\n{end}{after}")
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table of texts, without anything cut off or taken for a number."""
+    return table.astype(str).to_markdown(disable_numparse=True)

@@ -1,0 +1,266 @@
+"""The study: every cell of the plan with several seeds, resumable, as one table; then the effects, with intervals.
+
+`python -m tmcir_lite study` leaves in `data/results/`: `study.csv` (a row a cell, seed and layout), `outcomes.csv.gz`
+(a row a query of each), `claims.csv`, `changes.csv` (every other cell against its base) and, to be read, `study.md`.
+"""
+
+import gzip
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from tmcir_lite.config import Config, load_config
+from tmcir_lite.data.datasets import Split
+from tmcir_lite.evaluation.features import joined
+from tmcir_lite.evaluation.intent import intent
+from tmcir_lite.evaluation.protocols import answers, evaluate_split
+from tmcir_lite.io.files import InputError, atomic, read_json, resolve, write_text
+from tmcir_lite.io.processes import pick_device
+from tmcir_lite.method.atf import ATF
+from tmcir_lite.method.checkpoint import read_history
+from tmcir_lite.method.encoders import Backbone
+from tmcir_lite.method.frozen import Frozen
+from tmcir_lite.method.model import Composed
+from tmcir_lite.rivals.sums import image_only, text_only, weighted_sum
+from tmcir_lite.run import choices, stages
+from tmcir_lite.run.data import known_attributes, known_garments, prepare_data, sample
+from tmcir_lite.run.folder import environment
+from tmcir_lite.run.measure import Method, gallery_of, queries_of
+from tmcir_lite.run.models import load_clip4cir, load_frozen, load_trained, load_trained_pic2word
+from tmcir_lite.study.effects import changes, claims
+from tmcir_lite.study.fusion_cost import seconds
+from tmcir_lite.study.known_edits import draw_known_edits
+from tmcir_lite.study.plan import (
+    TUNING,
+    Cell,
+    Plan,
+    alignment_config,
+    cell_config,
+    finished_runs,
+    load_plan,
+    pictures_config,
+)
+from tmcir_lite.study.report import RESULTS, load_study, markdown, update_readme
+
+PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
+"""One protocol a layout: with the reference in the gallery, a ranking says more of the protocol than of the method."""
+
+
+def run_study(
+    profile: str, overrides: Sequence[str], seeds: Sequence[int], parts: Sequence[str], out: Path = RESULTS
+) -> None:
+    """Runs what is missing of the plan's parts; writes the tables after every seed.
+
+    Raises:
+        InputError: an unknown part; one that needs drawn pictures, for a dataset of real ones; `out` has the tables of
+            another dataset; or as the stages.
+    """
+    plan, cfg = load_plan(), load_config(profile, overrides)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"study: --out {out}: no folder to write to ({error.strerror}); name another") from None
+    wanted = chosen_cells(plan, parts, drawn=cfg.garments is not None)
+    _check_same_data(out / "study.csv", _data_name(cfg))
+    for seed in seeds:
+        for name in plan.alignments:  # cells of one alignment in a row: they share its pictures' features
+            for cell in (cell for cell in wanted if cell.aligned == name):
+                _run_cell(plan, cell, profile, overrides, seed)
+        collect(plan, profile, overrides, out)
+
+
+def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:
+    """The cells of some parts, or of all (no `parts`): then those are left out, and named, that cannot be run.
+
+    Args:
+        drawn: whether the pictures are drawn, so that perfect edits and worlds that drift otherwise can be had.
+
+    Raises:
+        InputError: an unknown part, or one with a cell that cannot be run.
+    """
+    unknown = set(parts) - set(plan.parts())
+    if unknown:
+        raise InputError(f"study: no part {min(unknown)!r}; there are {', '.join(plan.parts())}")
+    cells = [cell for cell in plan.cells if not parts or cell.part in parts]
+    impossible = [cell for cell in cells if not drawn and (cell.world or plan.alignments[cell.aligned].drawn)]
+    if impossible:
+        names = ", ".join(f"{cell.name} ({cell.part})" for cell in impossible)
+        if parts:
+            raise InputError(f"study: what real pictures show is not known, as these cells need: {names}")
+        print(f"study: left out, since what real pictures show is not known: {names}", flush=True)
+    return [cell for cell in cells if cell not in impossible]
+
+
+def _data_name(cfg: Config) -> str:
+    return "garment world" if cfg.garments is not None else resolve(cfg.data.root).name
+
+
+def _check_same_data(table: Path, name: str) -> None:
+    there = set(pd.read_csv(table, usecols=["data"])["data"]) - {name} if table.is_file() else ()
+    if there:
+        raise InputError(f"{table}: is of {min(there)}, not of {name}; give the study another folder with --out")
+
+
+def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd.DataFrame:
+    """Joins what has been run of all cells with what `out` has of other cells and seeds, and tests the claims.
+
+    So a study can grow: further seeds, on whatever machine, are added to the tables that are there. `outcomes.csv.gz`
+    has the rank of every query's target, and what its first answer changed and kept; intervals come from these.
+    """
+    rows, outcomes = [], []
+    cfg = load_config(profile, overrides)
+    dataset = _data_name(cfg)
+    for cell in plan.cells:
+        for path in finished_runs(cfg, cell):
+            row = pd.read_csv(path, dtype={"commit": str})
+            rows.append(row.assign(data=dataset))
+            if path.with_name("outcomes.csv").is_file():
+                each = pd.read_csv(path.with_name("outcomes.csv"))
+                outcomes.append(each.assign(cell=cell.name, seed=row["seed"].iloc[0]))
+    table, answered = _added(rows, out / "study.csv"), _added(outcomes, out / "outcomes.csv.gz")
+    tables = {"study.csv": table, "outcomes.csv.gz": answered, "claims.csv": claims(plan, answered),
+              "changes.csv": changes(plan, answered)}  # fmt: skip
+    for name, part in tables.items():
+        data = part.to_csv(index=False, float_format="%.5g").encode()
+        with atomic(out / name) as path:  # no time of writing in it: the same table is the same file
+            path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    study = load_study(out)
+    write_text(out / "study.md", markdown(study))
+    if out.resolve() == RESULTS:
+        update_readme(study)
+    return table
+
+
+def _added(new: list[pd.DataFrame], path: Path) -> pd.DataFrame:
+    """The new rows, and of those in the file the ones of other cells and seeds."""
+    joined = pd.concat([pd.DataFrame(columns=["cell", "seed"]), *new], ignore_index=True)
+    if path.is_file():
+        there = pd.read_csv(path, dtype={"commit": str})
+        keys = set(zip(joined["cell"], joined["seed"], strict=True))
+        kept = [key not in keys for key in zip(there["cell"], there["seed"], strict=True)]
+        joined = pd.concat([there[kept], joined], ignore_index=True)
+    return joined.sort_values(["cell", "seed"], kind="stable")
+
+
+def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], seed: int) -> None:
+    cfg = cell_config(plan, cell, profile, overrides, seed)
+    if (cfg.run_dir / "result.csv").is_file():
+        return
+    print(f"study: seed {seed}, {cell.part}: {cell.name}", flush=True)
+    aligned = _align(plan, cell.aligned, profile, overrides, seed)
+    _link(cfg.run_dir / "iacma", aligned / "iacma")
+    backbone, method, facts = _train(cfg, cell)
+    data = prepare_data(cfg)
+    splits = [data.val, *data.further]
+    measured = [] if cell.part == TUNING else [_measure(cfg, method, split, backbone) for split in splits]
+    rows, outcomes = [row for row, _ in measured], [outcome for _, outcome in measured]
+    where = environment(cfg)
+    result = pd.concat(rows or [pd.DataFrame(index=[0])], ignore_index=True).assign(
+        part=cell.part, cell=cell.name, x=cell.x, aligned=cell.aligned, **facts,
+        **_fusion_cost(cfg, method.query, splits[0]), seed=seed, device=where["device"], commit=where["commit"],
+        dirty=where["dirty"],
+    )  # fmt: skip
+    if outcomes:
+        with atomic(cfg.run_dir / "outcomes.csv") as path:
+            pd.concat(outcomes).to_csv(path, index=False, float_format="%.5g")
+    with atomic(cfg.run_dir / "result.csv") as path:
+        result.to_csv(path, index=False)
+
+
+def _measure(
+    cfg: Config, method: Method, split: Split, backbone: Backbone | Frozen
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The row of the result table for one val split, and a row for each of its queries."""
+    protocol, known = PROTOCOL[split.layout], known_garments(split)
+    names, gallery = gallery_of(split, backbone)
+    queries = queries_of(cfg, method, split, backbone, names, gallery)
+    table = evaluate_split(queries, names, gallery, split, [protocol], cfg.evaluation.recall_at, known=known)
+    ranks, first = answers(queries, names, gallery, split, protocol)
+    outcome = pd.DataFrame({"layout": split.layout, "query": range(len(ranks)), "rank": ranks.tolist()})
+    if known:
+        each = [intent([t], [answer], known) for t, answer in zip(split.triplets, first, strict=True)]
+        outcome = outcome.join(pd.DataFrame(each))
+    return table.query("category == 'mean'"), outcome
+
+
+def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: int) -> Path:
+    """The run's folder of an alignment; runs IACMA if that is missing."""
+    cfg, alignment = alignment_config(plan, name, profile, overrides, seed), plan.alignments[name]
+    pictures = cfg.run_dir / "pseudo_targets"
+    if alignment.edits is not None and not pictures.is_dir():
+        data = prepare_data(cfg)
+        known = known_attributes(data.train)
+        draw_known_edits(data.train.triplets, known, pictures, alignment.edits.spoil, alignment.edits.share, seed)
+    elif cfg.iacma.epochs and cfg.iacma.images != "real" and not pictures.exists():
+        drawn = pictures_config(plan, name, profile, overrides)
+        stages.make_pseudo_targets(drawn)
+        _link(pictures, drawn.run_dir / "pseudo_targets")
+    stages.train_iacma(cfg)
+    return cfg.run_dir
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.exists():
+        return
+    try:
+        link.symlink_to(target.resolve(), target_is_directory=True)
+    except OSError:  # not every file system has links
+        shutil.copytree(target, link.with_name(f"{link.name}.partial"), dirs_exist_ok=True)
+        link.with_name(f"{link.name}.partial").rename(link)
+
+
+def _train(cfg: Config, cell: Cell) -> tuple[Backbone | Frozen, Method, dict[str, float]]:
+    """Trains what a cell needs; returns the backbone of the gallery, the method, and facts of its training."""
+    if cell.method == "TMCIR":
+        stages.train_atf(cfg)
+        model = load_trained(cfg, load_frozen(cfg, aligned=True))
+        return model.backbone, Method(cell.name, model), _spent(cfg, "atf")
+    if cell.method == "CLIP4Cir":
+        stages.train_clip4cir(cfg)
+        model = load_clip4cir(cfg)[1]
+        return model.backbone, Method(cell.name, model), _spent(cfg, "combiner", "clip4cir")
+    if cell.method == "Pic2Word":
+        stages.train_pic2word(cfg)
+        model = load_trained_pic2word(cfg)
+        return model.backbone, Method(cell.name, model), _spent(cfg, "pic2word")
+    backbone = load_frozen(cfg, aligned=True)
+    if cell.method == "weighted sum":
+        weight, score, _ = choices.tune_weight(cfg, backbone, prepare_data(cfg))
+        return backbone, Method(cell.name, weighted_sum(weight), weight), {"heldout": score, "parameters": 1}
+    query = image_only if cell.method == "image only" else text_only
+    return backbone, Method(cell.name, query), {"parameters": 0}
+
+
+def _spent(cfg: Config, *trainings: str) -> dict[str, float]:
+    """Held-out recall (of the first training), seconds of all epochs, and most parameters trained at once."""
+    histories = [read_history(cfg.run_dir / name) for name in trainings]
+    metrics = [read_json(cfg.run_dir / name / "metrics.json") for name in trainings]
+    return {
+        "heldout": next(value for name, value in metrics[0].items() if name.startswith("heldout_")),
+        "seconds": sum(history["seconds"].sum() for history in histories),
+        "parameters": max(entry["parameters"] for entry in metrics),
+    }
+
+
+@torch.no_grad()
+def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
+    """Of 512 queries of a split: milliseconds a query for the fusion; and, of ATF, words merged (%) and tokens left."""
+    if not isinstance(model, Composed):
+        return {}
+    some, device = sample(split.triplets, 512, seed=0), pick_device(cfg.device)
+    references = model.backbone.load([split.images[t.reference_name] for t in some])
+    image = model.backbone.image(references.to(device))
+    text = model.backbone.text(model.backbone.tokenize(joined(some, cfg.data.val_captions)).to(device))
+    cost = {"fusion_ms": 1000 * min(seconds(partial(model.fusion, image, text)) for _ in range(3)) / len(some)}
+    if not isinstance(model.fusion, ATF):
+        return cost
+    fused = model.fusion.fuse(image.tokens, text.tokens, text.mask)
+    return cost | {
+        "merged": 100 * fused.match.merged.sum().item() / text.mask.sum().item(),
+        "tokens": fused.mask.sum().item() / len(some),
+    }
