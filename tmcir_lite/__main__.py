@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="all five notebooks in order, then a report")
     run.add_argument("--resume", action="store_true", help="go on with a run of this name")
     rehearse = commands.add_parser("rehearse", help="everything at real size on stand-ins: memory, rates, hours")
-    study = commands.add_parser("study", help="methods, ablations and sweeps (tmcir_lite/study/plan.yaml), several seeds")
+    study = commands.add_parser("study", help="methods, ablations and sweeps (study/plan.yaml), several seeds")
     stages = {name: commands.add_parser(name, help=text) for name, (_, text) in STAGES.items()}
     stages["data"].add_argument("action", nargs="?", choices=["check"], help="check: report what is missing, and stop")
     config = commands.add_parser("config", help="print every key of a profile, its defaults too, and what it means")

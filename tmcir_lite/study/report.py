@@ -198,7 +198,8 @@ def markdown(study: Study) -> str:
     )
     changes = (
         "**Changes.** R@1 of every other cell less that of the one it is compared with, in points, with 95% intervals "
-        "over seeds and queries; with one seed, over queries alone. `tmcir_lite/study/plan.yaml` says what each cell is.\n\n"
+        "over seeds and queries; with one seed, over queries alone. `tmcir_lite/study/plan.yaml` says what "
+        "each cell is.\n\n"
         f"{as_markdown(change_table(study).set_index('part'))}"
     )
     trials = (
