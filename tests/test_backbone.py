@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tmcir_lite.config import load_config
 from tmcir_lite.io.files import ROOT, InputError, read_json, write_json
 from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.run.backbones import hub_id, load_backbone
@@ -203,19 +202,15 @@ def test_changed_weights_are_refused(backbone, tmp_path):
         load_backbone(f"local-dir:{tmp_path}")
 
 
-def settings(**changes):
-    return load_config("lite").backbone.model_copy(update=changes)
-
-
 def trained(backbone):
     return {name for name, parameter in backbone.clip.named_parameters() if parameter.requires_grad}
 
 
 def test_only_what_is_unlocked_is_trained(clip_folder):
     backbone = load_backbone(f"local-dir:{clip_folder}")
-    backbone.limit_training(settings())
+    backbone.limit(None, None)
     assert trained(backbone) == {name for name, _ in backbone.clip.named_parameters()}
-    backbone.limit_training(settings(unlocked_image_groups=1, unlocked_text_layers=0))
+    backbone.limit(image_groups=1, text_layers=0)
     left = trained(backbone)
     assert "visual.proj" in left
     assert not [
@@ -227,7 +222,7 @@ def test_gradient_checkpointing_changes_no_gradient(clip_folder, pixels):
     gradients = []
     for checkpointing in (False, True):
         backbone = load_backbone(f"local-dir:{clip_folder}").train()
-        backbone.limit_training(settings(gradient_checkpointing=checkpointing))
+        backbone.limit(None, None, gradient_checkpointing=checkpointing)
         image, text = backbone.image(pixels), backbone.text(backbone.tokenize(TEXTS))
         (image.tokens.sum() + image.pooled.square().sum() + text.tokens.square().sum()).backward()
         gradients.append([parameter.grad for parameter in backbone.clip.parameters() if parameter.grad is not None])

@@ -9,7 +9,7 @@ from tmcir_lite.figures import alignment, plots, tokens
 from tmcir_lite.method.atf import Match
 from tmcir_lite.method.model import Composed
 from tmcir_lite.run.data import prepare_data
-from tmcir_lite.run.models import build_fusion, load_start
+from tmcir_lite.run.models import load_start, token_fusion
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +28,6 @@ def test_pairs_are_of_triplets_kept_aside(cfg, data):
     assert len(triplets) == 3
     assert [picture.name for picture in pictures] == [f"{t.id}.png" for t in triplets]
     assert {t.id for t in triplets} <= held
-
-
-def test_pairs_of_real_pictures_are_the_targets(cfg, data):
-    real = cfg.model_copy(update={"iacma": cfg.iacma.model_copy(update={"images": "real"})})
-    triplets, pictures = alignment.heldout_pairs(real, data, 3)
-    assert pictures == [data.train.images[t.target_name] for t in triplets]
 
 
 def test_a_pair_of_real_pictures_has_the_targets_cosine(cfg, data, start):
@@ -55,7 +49,7 @@ def test_token_similarity_has_a_row_a_patch_and_a_column_a_word(cfg, data, start
 
 @pytest.mark.parametrize(("threshold", "share"), [(0.0, 1), (2.0, 0)])
 def test_before_training_the_query_is_the_sum_whatever_merges(cfg, data, start, threshold, share):
-    model = Composed(start, build_fusion(start, cfg.atf.model_copy(update={"threshold": threshold}), text_weight=0.3))
+    model = Composed(start, token_fusion(cfg, threshold)(start))
     facts = tokens.fusion_facts(cfg, model, data.val.triplets[:5], data.val)
     assert facts["cosine with the sum"].tolist() == pytest.approx([1] * 5)
     assert facts["merged"].tolist() == (share * facts["words"]).tolist()

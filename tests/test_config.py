@@ -175,7 +175,7 @@ def test_unknown_profile_lists_the_known_ones():
         ("data.heldout=1.5", ["data.heldout", "less than 1"]),
         ("data.skip_missing=1", ["data.skip_missing", "1 (int)", "boolean"]),
         ("data.categories=dress", ["data.categories", "'dress' (str)", "list"]),
-        ("atf.pool=max", ["atf.pool", "'max'", "'attention' or 'mean'"]),
+        ("atf.encoders=all", ["atf.encoders", "'all'", "'both', 'image', 'text' or 'none'"]),
         ("atf.threshold=-0.1", ["atf.threshold", "-0.1 is no quantile"]),
         ("name=../elsewhere", ["name", "'../elsewhere'", "letters"]),
         ("garments=3", ["garments", "3", "section"]),

@@ -11,8 +11,8 @@ from tmcir_lite.data.layouts import Triplet
 from tmcir_lite.evaluation.features import encode_images, encode_queries, encode_texts
 from tmcir_lite.method import atf
 from tmcir_lite.method.atf import ATF
+from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.encoders import Backbone
-from tmcir_lite.method.frozen import Frozen
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.model import Composed
 from tmcir_lite.rivals.clip4cir import Combiner, PooledSum
@@ -22,6 +22,7 @@ from tmcir_lite.rivals.sums import LearnedSum
 from tmcir_lite.run.backbones import load_backbone
 from tmcir_lite.study import run
 from tmcir_lite.study.run import _fusion_cost
+from tmcir_lite.study.variants import WordsToo
 
 TRIPLETS = [Triplet(str(n), "a", "b", ("is red",), "all") for n in range(3)]
 IMAGES = {name: Path(name) for name in "ab"}
@@ -43,21 +44,20 @@ def gpu(monkeypatch):
 
 def token_fusion(backbone):
     rows, columns = backbone.grid
-    return ATF(backbone.dim, rows * columns, backbone.context, threshold=0.5, threshold_is="quantile",
-               pool="attention", positions=True, residual=True)  # fmt: skip
+    return ATF(backbone.dim, rows * columns, backbone.context, threshold=0.5)
 
 
 MODELS = {
     "ATF": lambda b: Composed(b, token_fusion(b)),
     "ATF, own temperature": lambda b: Composed(b, token_fusion(b), scale=100.0),
-    "cross-attention": lambda b: Composed(b, CrossAttention(b.dim, residual=True, text_weight=0.5)),
+    "cross-attention": lambda b: Composed(b, CrossAttention(b.dim, text_weight=0.5)),
     "sum": lambda b: Composed(b, LearnedSum(0.5)),
     "CLIP4Cir, stage 1": lambda b: Composed(b, PooledSum(), scale=100.0, learned=False),
     "Combiner": lambda b: Composed(b, Combiner(b.dim)),
-    "on frozen encoders": lambda b: Composed(Frozen(b), CrossAttention(b.dim, residual=True, text_weight=0.5)),
+    "on frozen encoders": lambda b: Composed(CachedEncoder(b), CrossAttention(b.dim, text_weight=0.5)),
     "Pic2Word": lambda b: Pic2Word(b, scale=20.0),
     "IACMA": lambda b: Iacma(b, symmetric=True),
-    "IACMA, words too": lambda b: Iacma(b, token_weight=1.0),
+    "IACMA, words too": lambda b: WordsToo(b),
 }
 
 
@@ -69,7 +69,7 @@ def model(request, backbone):
 def to(model, device):
     """As the stages do it: a frozen backbone is no part of a model, and is put there by itself."""
     model.to(device)
-    if isinstance(model.backbone, Frozen):
+    if isinstance(model.backbone, CachedEncoder):
         model.backbone.inner.to(device)
 
 
@@ -77,8 +77,10 @@ def to(model, device):
 def test_a_loss_and_its_temperature(model, gpu):
     to(model, gpu)
     pictures, texts = torch.zeros(2, 3, 64, 64, device=gpu), model.backbone.tokenize(["is red"] * 2).to(gpu)
-    names = {Iacma: ("pseudo_targets",), Pic2Word: ("images",)}.get(type(model), ("references", "targets"))
-    loss = model(**dict.fromkeys(names, pictures), texts=texts)
+    names = {Iacma: ("pseudo_targets",), WordsToo: ("pseudo_targets",), Pic2Word: ("images",)}.get(
+        type(model), ("references", "targets")
+    )
+    loss = model.loss(*model(**dict.fromkeys(names, pictures), texts=texts))
     model.after_step()
     assert loss.device.type == "cuda"  # the way back cannot be gone without a GPU
 

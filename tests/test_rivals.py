@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from tmcir_lite.evaluation.features import encode_images, encode_queries
 from tmcir_lite.io.files import InputError
+from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
-from tmcir_lite.method.frozen import Frozen
 from tmcir_lite.method.model import Composed
 from tmcir_lite.rivals.clip4cir import Combiner, PooledSum
 from tmcir_lite.rivals.cross_attention import CrossAttention
@@ -16,7 +16,8 @@ from tmcir_lite.rivals.pic2word import Pic2Word
 from tmcir_lite.rivals.sums import LearnedSum
 from tmcir_lite.run.backbones import load_backbone
 from tmcir_lite.run.data import prepare_data
-from tmcir_lite.run.models import build_fusion, combined_backbone, load_clip4cir, load_frozen, load_trained
+from tmcir_lite.run.models import load_cached, load_clip4cir, load_stage1, load_trained
+from tmcir_lite.study.variants import FUSIONS
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_combiner_has_the_published_proportions():
 
 def test_cross_attention_starts_at_the_sum_and_ignores_padding():
     torch.manual_seed(0)
-    fusion, (image, text) = CrossAttention(8, residual=True, text_weight=0.25, heads=2), inputs()
+    fusion, (image, text) = CrossAttention(8, text_weight=0.25, heads=2), inputs()
     start = fusion(image, text)
     expected = F.normalize(0.25 * F.normalize(text.pooled, dim=1) + 0.75 * F.normalize(image.pooled, dim=1), dim=1)
     torch.testing.assert_close(start, expected)
@@ -86,15 +87,14 @@ def test_learned_sum_is_atf_without_what_fusion_adds():
     torch.manual_seed(0)
     start, (image, text) = LearnedSum(0.25), inputs()
     q = start(image, text)
-    torch.testing.assert_close(q, CrossAttention(8, residual=True, text_weight=0.25, heads=2)(image, text))
+    torch.testing.assert_close(q, CrossAttention(8, text_weight=0.25, heads=2)(image, text))
     q.sum().backward()
     assert start.text_logit.grad.abs() > 0
 
 
 def test_cross_attention_is_as_large_as_token_fusion(cfg):
     ours = load_trained(cfg)
-    settings = cfg.atf.model_copy(update={"fusion": "cross-attention"})
-    other = build_fusion(ours.backbone, settings)
+    other = FUSIONS["cross-attention"](cfg)(ours.backbone)
     sizes = [sum(p.numel() for p in fusion.parameters()) for fusion in (ours.fusion, other)]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
 
@@ -127,8 +127,7 @@ def test_a_marker_in_the_caption_stays_a_word(backbone):
 
 def test_pic2word_trains_its_mapping_only(backbone):
     model = Pic2Word(backbone)
-    loss = model(images=torch.rand(4, 3, 64, 64), texts=backbone.tokenize(["x"] * 4))
-    loss.backward()
+    model.loss(*model(images=torch.rand(4, 3, 64, 64), texts=backbone.tokenize(["x"] * 4))).backward()
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"mapping"}
 
 
@@ -141,7 +140,7 @@ def test_pic2word_without_a_marker_in_the_tokenizer_is_refused(backbone, monkeyp
 
 def test_a_frozen_backbone_says_the_same_and_looks_once(cfg, backbone, monkeypatch):
     split = prepare_data(cfg).val
-    paths, frozen = list(split.images.values())[:5], Frozen(backbone)
+    paths, frozen = list(split.images.values())[:5], CachedEncoder(backbone)
     torch.testing.assert_close(encode_images(frozen, paths), encode_images(backbone, paths))
     with torch.no_grad():
         one, other = backbone.image(backbone.load(paths)), frozen.image(frozen.load(paths))
@@ -153,12 +152,12 @@ def test_a_frozen_backbone_says_the_same_and_looks_once(cfg, backbone, monkeypat
 def test_where_pooled_features_are_fused_no_tokens_are_kept(cfg, backbone):
     """For 45,000 pictures and a ViT-L-14 they would be 36 GB."""
     paths = list(prepare_data(cfg).val.images.values())[:5]
-    whole, pooled = Frozen(backbone), Frozen(backbone, tokens=False)
+    whole, pooled = CachedEncoder(backbone), CachedEncoder(backbone, tokens=False)
     assert pooled.load(paths).shape == (5, 1, backbone.dim)
     torch.testing.assert_close(pooled.image(pooled.load(paths)).pooled, whole.image(whole.load(paths)).pooled)
-    assert combined_backbone(cfg).load(paths).shape[1] == 1
-    assert load_frozen(cfg).load(paths).shape[1] == 1
-    assert load_frozen(cfg, aligned=True).load(paths).shape[1] > 1
+    assert load_stage1(cfg).load(paths).shape[1] == 1
+    assert load_cached(cfg).load(paths).shape[1] == 1
+    assert load_cached(cfg, aligned=True).load(paths).shape[1] > 1
 
 
 def test_a_fusion_on_a_frozen_backbone_is_the_fusion(cfg):
@@ -171,6 +170,6 @@ def test_a_fusion_on_a_frozen_backbone_is_the_fusion(cfg):
 
 
 def test_a_frozen_backbone_is_no_part_of_the_weights(backbone):
-    model = Composed(Frozen(backbone), Combiner(backbone.dim))
+    model = Composed(CachedEncoder(backbone), Combiner(backbone.dim))
     assert not [name for name in model.state_dict() if name.startswith("backbone")]
     assert not any(p.requires_grad for p in backbone.parameters())

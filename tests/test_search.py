@@ -13,7 +13,7 @@ from tmcir_lite.data.pictures import load_image, load_photo, pixels
 from tmcir_lite.evaluation import features
 from tmcir_lite.evaluation.features import gallery_features
 from tmcir_lite.io.files import InputError
-from tmcir_lite.method.frozen import Frozen
+from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.run.data import prepare_data
 from tmcir_lite.run.models import load_trained
 from tmcir_lite.scale.search import Hit, nearest, search, show
@@ -220,7 +220,7 @@ class TestGallery:
         picture = tmp_path / "a.png"
         Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(picture)
         backbone = load_trained(cfg).backbone
-        frozen = Frozen(backbone)
+        frozen = CachedEncoder(backbone)
         for read in (lambda reader: gallery_features(backbone, [picture], tmp_path / "kept", reader),
                      lambda reader: frozen.load([picture], reader)):  # fmt: skip
             one, other = read(load_image).clone(), read(load_photo).clone()

@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from tmcir_lite.__main__ import main
 from tmcir_lite.config import EvaluationSet, load_config
@@ -20,14 +21,15 @@ from tmcir_lite.run import measure, models, stages
 from tmcir_lite.run.backbones import load_backbone
 from tmcir_lite.run.data import prepare_data
 from tmcir_lite.run.models import (
-    build_fusion,
     load_aligned,
-    load_control,
-    load_frozen,
+    load_fusion,
     load_start,
-    load_sum,
     load_trained,
+    plain_sum,
+    token_fusion,
+    without_merging,
 )
+from tmcir_lite.study.variants import FUSIONS, WordsToo
 
 RECALLS = ["R@1", "R@5", "R@10", "R@50"]
 
@@ -60,36 +62,77 @@ def test_image_only_with_the_reference_kept_never_finds_the_target_first(cfg):
 
 
 def test_the_control_is_the_same_module_with_nothing_merged(cfg):
-    control = load_control(cfg)
+    control = load_fusion(cfg, "control", without_merging(cfg))
     model = load_trained(cfg)
     assert {n: p.shape for n, p in control.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
     backbone = control.backbone
     ids, images = backbone.tokenize(["is red", "is much longer"]), torch.zeros(2, 3, 64, 64)
-    assert model.fuse(images, ids).match.merged.any()
-    assert not control.fuse(images, ids).match.merged.any()
+    patches, (_, words, mask) = backbone.image(images).tokens, backbone.text(ids)
+    assert model.fusion.fuse(patches, words, mask).match.merged.any()
+    assert not control.fusion.fuse(patches, words, mask).match.merged.any()
 
 
 def test_the_fine_tuned_sum_is_a_sum_of_what_its_encoders_say(cfg):
-    model = load_sum(cfg)
+    model = load_fusion(cfg, "sum", plain_sum(cfg))
     backbone, share = model.backbone, model.fusion.text_logit.sigmoid().item()
     ids, images = backbone.tokenize(["is red", "is much longer"]), torch.rand(2, 3, 64, 64)
     v, t = backbone.image(images).pooled, backbone.text(ids).pooled
     torch.testing.assert_close(model.query(images, ids), weighted_sum(share)(v, t))
 
 
-@pytest.mark.parametrize("fusion", ["merge", "cross-attention", "sum"])
+@pytest.mark.parametrize("fusion", ["ATF", "cross-attention", "sum"])
 @pytest.mark.parametrize("encoders", ["both", "text"])
 def test_every_weight_that_is_trained_gets_a_gradient(cfg, fusion, encoders):
     """Several processes wait for each other's gradient of every one."""
-    settings = cfg.atf.model_copy(update={"fusion": fusion, "encoders": encoders})
-    backbone = load_start(cfg)
-    backbone.limit_training(stages._unlocked(cfg, settings))
-    model = Composed(backbone, build_fusion(backbone, settings))
+    cfg = cfg.model_copy(update={"atf": cfg.atf.model_copy(update={"encoders": encoders})})
+    backbone = stages._unlocked(cfg)
+    model = Composed(backbone, FUSIONS[fusion](cfg)(backbone))
     ids, pictures = backbone.tokenize(["is red", "is much longer"]), torch.rand(2, 2, 3, 64, 64)
-    model(references=pictures[0], texts=ids, targets=pictures[1]).backward()
+    model.loss(*model(references=pictures[0], texts=ids, targets=pictures[1])).backward()
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     assert [name for name, weight in trained.items() if weight.grad is None] == []
     assert any(".visual." in name for name in trained) == (encoders == "both")
+
+
+class MyFusion(nn.Module):
+    """A fusion of a user's own: a gate for each dimension decides between image and text."""
+
+    def __init__(self, encoders):
+        super().__init__()
+        self.gate = nn.Linear(2 * encoders.dim, encoders.dim)
+
+    def forward(self, image, text):
+        gate = self.gate(torch.cat([image.pooled, text.pooled], dim=1)).sigmoid()
+        return torch.nn.functional.normalize(gate * text.pooled + (1 - gate) * image.pooled, dim=1)
+
+
+def test_a_fusion_of_ones_own_is_one_class_given_to_one_call(cfg, tiny):
+    run = load_config("lite", [*tiny, "name=own"])
+    shutil.copytree(cfg.run_dir, run.run_dir)
+    (run.run_dir / "config.yaml").write_text(
+        (cfg.run_dir / "config.yaml").read_text().replace("name: tiny", "name: own")
+    )
+    before = measure.evaluate(run)
+    assert len(stages.train_fusion(run, "my gate", MyFusion)) == 3
+    table = measure.evaluate(run, {"my gate": MyFusion})
+    pd.testing.assert_frame_equal(table[table["method"] != "my gate"], before, check_dtype=False)
+    assert len(table.query("method == 'my gate'")) == len(table.query("method == 'TMCIR'"))
+    assert "| my gate" in (run.run_dir / "evaluation" / "results.md").read_text()
+    pd.testing.assert_frame_equal(measure.evaluate(run, {"my gate": MyFusion}), measure.evaluate(run))
+    for name in ("atf", "TMCIR", "combiner"):
+        with pytest.raises(InputError, match=f"fusions: '{name}' is a name of the run's own"):
+            measure.evaluate(run, {name: MyFusion})
+    with pytest.raises(InputError, match="fusions: 'other': not trained; stages.train_fusion"):
+        measure.evaluate(run, {"other": MyFusion})
+
+
+def test_where_nothing_merges_the_control_is_stage_2_itself(cfg, tiny):
+    run = load_config("lite", [*tiny, "name=unmerged", "atf.threshold=2.0", "atf.epochs=1"])
+    for part in ("iacma", "sum", "clip4cir", "combiner", "pic2word"):
+        shutil.copytree(cfg.run_dir / part, run.run_dir / part)
+    pd.testing.assert_frame_equal(stages.train_control(run), stages.train_atf(run))
+    assert not (run.run_dir / "control").exists()
+    assert {"TMCIR", "TMCIR, merging off"} & set(measure.evaluate(run)["method"]) == {"TMCIR"}
 
 
 def test_stages_that_are_complete_are_not_run_again(cfg, monkeypatch):
@@ -189,7 +232,8 @@ def test_intent_is_measured_where_attributes_are_known(cfg):
 def _changed(cfg, folder):
     """Which towers differ from those that stage 2 started from."""
     before = dict(load_aligned(cfg).clip.named_parameters())
-    model = Composed(load_aligned(cfg), build_fusion(load_aligned(cfg), cfg.atf))
+    backbone = load_aligned(cfg)
+    model = Composed(backbone, token_fusion(cfg)(backbone))
     load_weights(model, folder / "last.safetensors")
     after = dict(model.backbone.clip.named_parameters())
     return {"image" if name.startswith("visual") else "text" for name, p in after.items()
@@ -210,15 +254,7 @@ def test_a_fusion_can_be_trained_on_encoders_that_stay(cfg, tiny):
     stages.train_atf(run)
     assert not (run.run_dir / "atf" / "model" / "open_clip_model.safetensors").exists()
     split = prepare_data(run).val
-    models = load_trained(run), load_trained(run, load_frozen(run, aligned=True))
-    one, other = (encode_queries(model, split.triplets, split.images, "and") for model in models)
-    torch.testing.assert_close(one, other)
-
-
-def test_encoders_that_were_trained_are_never_exchanged(cfg):
-    """A frozen backbone at hand is for fusions that were trained on it."""
-    split = prepare_data(cfg).val
-    models = load_trained(cfg), load_trained(cfg, load_frozen(cfg, aligned=True))
+    models = load_trained(run), load_fusion(run, "atf", token_fusion(run), load_aligned(run))
     one, other = (encode_queries(model, split.triplets, split.images, "and") for model in models)
     torch.testing.assert_close(one, other)
 
@@ -236,27 +272,16 @@ def test_iacma_of_no_epochs_leaves_the_encoders_as_they_were(tiny, tmp_path, cac
 def test_words_and_patches_are_a_second_loss(clip_folder):
     backbone = load_backbone(f"local-dir:{clip_folder}").eval()
     batch = {"pseudo_targets": torch.rand(4, 3, 64, 64), "texts": backbone.tokenize(["red", "is longer", "blue", "x"])}
-    losses = [Iacma(backbone, token_weight=weight)(**batch).item() for weight in (0.0, 1.0, 2.0)]
+    models = Iacma(backbone), WordsToo(backbone, weight=1.0), WordsToo(backbone, weight=2.0)
+    losses = [model.loss(*model(**batch)).item() for model in models]
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-4)
     assert losses[1] > losses[0]
 
 
-def test_the_word_loss_is_refused_in_parts():
-    with pytest.raises(InputError, match="whole batch"):
-        load_config("lite", ["iacma.token_weight=1.0", "iacma.chunk=8"])
-
-
 def test_hard_negatives_make_other_batches(cfg, tiny, tmp_path):
-    run = load_config("lite", [*tiny, f"runs={tmp_path}", "iacma.epochs=0", "data.neighbours=2"])
-    stages.train_iacma(run)
-    plain, hard = (stages.train_atf(each) for each in (cfg, run))
+    run = load_config("lite", [*tiny, f"runs={tmp_path}"])
+    shutil.copytree(cfg.run_dir / "iacma", run.run_dir / "iacma")
+    data = prepare_data(run)._replace(neighbours=2)
+    plain, hard = stages.train_atf(cfg), stages.train_fusion(run, "atf", token_fusion(run), data=data)
     assert hard["epoch"].tolist() == plain["epoch"].tolist()
     assert abs(hard["loss"].iloc[1] - plain["loss"].iloc[1]) > 1e-6
-
-
-def test_fewer_triplets_are_drawn_from_those_not_held_out(cfg, tiny):
-    all_of_them = prepare_data(cfg)
-    fewer = prepare_data(load_config("lite", [*tiny, "name=fewer", "data.triplets=10"]))
-    assert len(fewer.kept) == 10
-    assert set(fewer.kept) <= set(all_of_them.kept)
-    assert fewer.held == all_of_them.held

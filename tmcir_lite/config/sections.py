@@ -53,16 +53,6 @@ class GarmentsSettings(Section):
     cirr_val: Count
     family: Count
     """queries whose references are variants (1 to 3 attributes off) of one garment"""
-    nuisance_drift: Share = 1.0
-    """0: the target keeps the reference's background, position, light; 1: drawn afresh"""
-    unasked_change: Share = 0.0
-    """probability that the target also differs in an attribute no caption names"""
-    contradiction: Share = 0.0
-    """probability that the target has one asked-for attribute otherwise than the captions say"""
-    background_by_text: Share = 0.0
-    """probability that the target's background goes with what the captions ask for first"""
-    full_captions: Share = 0.0
-    """probability that the captions describe the whole target, not the change"""
 
 
 class EvaluationSet(Section):
@@ -85,10 +75,6 @@ class DataSettings(Section):
     """and | reversed | first | both: the mean of the features of both orders"""
     heldout: OpenShare = 0.1
     """share of train kept aside: epochs and weights are chosen on it, never on val"""
-    triplets: Count | None = None
-    """train on this many of the others, drawn by the seed; null: all"""
-    neighbours: Count = 1
-    """hard negatives where real targets are trained on: batches of groups of this many near targets"""
     workers: Annotated[int, Field(ge=0)] = 0
     """processes that read and resize pictures ahead of training; 0: training does it itself"""
     cache: Text | None = None
@@ -174,37 +160,21 @@ class IacmaSettings(TrainingSettings):
 
     symmetric: bool = False
     """false: the paper's loss, whose negatives are texts only"""
-    images: Literal["pseudo", "real"] = "pseudo"
-    """pseudo | real targets: what the text is paired with"""
-    token_weight: NonNegative = 0.0
-    """of a second InfoNCE that compares words with patches (our addition, FILIP's loss)"""
     keep: Literal["chosen", "last"] = "chosen"
     """the epoch that stage 2 starts from: the one chosen on held-out train, which may be 0, or the last"""
 
-    @field_validator("token_weight")
-    @classmethod
-    def _tokens_need_the_whole_batch(cls, value: float, info: ValidationInfo) -> float:
-        if value and info.data.get("chunk"):
-            raise ValueError(f"{value} compares the tokens of the whole batch: set iacma.chunk to null or this to 0")
-        return value
-
 
 class AtfSettings(TrainingSettings):
-    """Stage 2: adaptive token fusion, or something else in its place."""
+    """Stage 2: adaptive token fusion."""
 
     fusion_lr: Positive
     """of the fusion's own weights; lr is the encoders'"""
     encoders: Literal["both", "image", "text", "none"] = "both"
     """what is trained with the fusion: both, as in the paper | image | text | none"""
-    fusion: Literal["merge", "cross-attention", "sum"] = "merge"
-    """merge: the paper's | cross-attention: words that look at patches, as large | sum: no fusion"""
     threshold_is: Literal["quantile", "absolute"] = "quantile"
     """quantile of each query's own best-match similarities | absolute: a cosine"""
     threshold: float = 0.5
     """above 1 merges nothing"""
-    pool: Literal["attention", "mean"] = "attention"
-    positions: bool = True
-    residual: bool = True
 
     @field_validator("threshold")  # declared after `threshold_is`, so that it is known here
     @classmethod

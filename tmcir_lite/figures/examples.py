@@ -16,7 +16,7 @@ from tmcir_lite.evaluation.intent import verdict
 from tmcir_lite.evaluation.protocols import Protocol, places, protocol
 from tmcir_lite.evaluation.ranking import target_ranks, top
 from tmcir_lite.run.data import Data, known_garments
-from tmcir_lite.run.models import load_clip4cir, load_trained, load_trained_pic2word
+from tmcir_lite.run.models import load_clip4cir, load_pic2word, load_trained
 
 
 class Ranked(NamedTuple):
@@ -146,7 +146,7 @@ def _features(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Method -> features of the queries and of the gallery, the other methods first."""
     paths = [data.val.images[name] for name in names]
-    models = {"CLIP4Cir": load_clip4cir(cfg)[1], "Pic2Word": load_trained_pic2word(cfg), OURS: load_trained(cfg)}
+    models = {"CLIP4Cir": load_clip4cir(cfg)[1], "Pic2Word": load_pic2word(cfg), OURS: load_trained(cfg)}
     return {
         name: (
             encode_queries(model, triplets, data.val.images, cfg.data.val_captions),

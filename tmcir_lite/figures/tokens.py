@@ -39,14 +39,12 @@ def fusion_facts(cfg: Config, model: Composed, triplets: Sequence[Triplet], spli
 
     Returns:
         Columns `words`; `merged` of them, `patches` that take in at least one; and `cosine with the sum`: of the query
-        feature with the weighted sum of its own two pooled features, weighted as the model learned (without residual:
-        halves).
+        feature with the weighted sum of its own two pooled features, weighted as the model learned.
     """
     references = [split.images[t.reference_name] for t in triplets]
     match = fuse_queries(cfg, model, triplets, split).match
-    words, patches = match.text_mask, F.one_hot(match.index, model.fusion.num_visual).bool()
-    weight = 0.5 if model.fusion.head.text_weight is None else model.fusion.head.text_weight
-    sums = weighted_sum(weight)(
+    words, patches = match.text_mask, F.one_hot(match.index, math.prod(model.backbone.grid)).bool()
+    sums = weighted_sum(model.fusion.head.text_weight)(
         encode_images(model.backbone, references), encode_captions(model.backbone, triplets, cfg.data.val_captions)
     )
     queries = encode_queries(model, triplets, split.images, cfg.data.val_captions)
@@ -60,7 +58,7 @@ def fusion_facts(cfg: Config, model: Composed, triplets: Sequence[Triplet], spli
 def fuse_queries(cfg: Config, model: Composed, triplets: Sequence[Triplet], split: Split) -> Fused:
     """The fused tokens of some queries, and what merged with what, on the CPU."""
     device, backbone = next(model.parameters()).device, model.backbone
-    references = backbone.load([split.images[t.reference_name] for t in triplets]).to(device)
-    texts = backbone.tokenize(joined(triplets, cfg.data.val_captions)).to(device)
-    tokens, weight, match = model.fuse(references, texts)
-    return Fused(tokens.cpu(), weight.cpu(), Match(*(part.cpu() for part in match)))
+    image = backbone.image(backbone.load([split.images[t.reference_name] for t in triplets]).to(device))
+    text = backbone.text(backbone.tokenize(joined(triplets, cfg.data.val_captions)).to(device))
+    tokens, mask, match = model.fusion.fuse(image.tokens, text.tokens, text.mask)
+    return Fused(tokens.cpu(), mask.cpu(), Match(*(part.cpu() for part in match)))

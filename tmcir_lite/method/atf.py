@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmcir_lite.io.files import InputError
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
+from tmcir_lite.method.model import Head
 
 TEMPERATURE = 1.0
 """Of the merge weights. A visual token is similar to itself by 1, to a word usually by much less: a temperature far
@@ -83,11 +83,7 @@ def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> 
     Args:
         S: B N M, cosines.
         text_mask: B M bool, False at padding.
-
-    Raises:
-        InputError: another `threshold_is`, or a negative quantile.
     """
-    _check_threshold(threshold, threshold_is)
     s, index = S.max(dim=1)
     bar = threshold if threshold_is == "absolute" else _quantile(s, text_mask, threshold)
     return Match(index, s, (s >= bar) & text_mask, text_mask)
@@ -99,13 +95,6 @@ def _quantile(s: Tensor, text_mask: Tensor, q: float) -> Tensor | float:
         return math.inf
     valid = s.detach().masked_fill(~text_mask, math.nan)
     return valid.nanquantile(q, dim=1, keepdim=True, interpolation="nearest")
-
-
-def _check_threshold(threshold: float, threshold_is: str) -> None:
-    if threshold_is not in ("quantile", "absolute"):
-        raise InputError(f"atf.threshold_is: {threshold_is!r} is unknown; write quantile or absolute")
-    if threshold_is == "quantile" and threshold < 0:
-        raise InputError(f"atf.threshold: {threshold} is no quantile; write 0 to 1, or more than 1 to merge nothing")
 
 
 def merge_weights(match: Match, num_visual: int) -> Tensor:
@@ -136,7 +125,7 @@ def merge(V: Tensor, T: Tensor, match: Match) -> Fused:
     The number of valid tokens is N + M' - (merged ones), for M' text tokens that are no padding.
 
     Args:
-        V: B N D, visual tokens, with their position embeddings added if there are any.
+        V: B N D, visual tokens with their position embeddings.
         T: B M D, text tokens, likewise. As f is linear, a merged token gets the same mixture of positions as of
             contents: it knows where it was in the image and in the sentence.
     """
@@ -160,171 +149,69 @@ def pack(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])), mask.gather(1, order)
 
 
-def pool(tokens: Tensor, mask: Tensor, query: Tensor | None = None) -> Tensor:
-    """Attention pooling with one learned query; without a query, the mean (our reading).
+def pool(tokens: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+    """Attention pooling with one learned query, D; where that is zero it is the mean (our reading).
 
         a = softmax_l( <query, f_l> / sqrt(D) )        f = sum_l a_l f_l        over the tokens that count
 
     Args:
         tokens: B L D.
         mask: B L bool, False where a token does not count.
-        query: D.
 
     Returns:
         B D.
     """
-    query = tokens.new_zeros(tokens.shape[-1]) if query is None else query  # zero: all weights equal, the mean
     a = (tokens @ query / math.sqrt(tokens.shape[-1])).masked_fill(~mask, -math.inf).softmax(dim=-1)
     return (a.unsqueeze(1) @ tokens).squeeze(1)
 
 
-def weight_logit(text_weight: float) -> nn.Parameter:
-    """The text's share of a sum, to be learned: the parameter whose sigmoid it is.
-
-    Raises:
-        InputError: the share is not between 0 and 1.
-    """
-    if not 0 < text_weight < 1:
-        raise InputError(f"text_weight: {text_weight} must lie between 0 and 1, both excluded")
-    return nn.Parameter(torch.tensor(text_weight).logit())
-
-
-class Head(nn.Module):
-    """The query feature from a fusion's output and the pooled features v, t (of length 1).
-
-    With `residual` the output is added to the weighted sum of v and t, and its projection P starts at zero, so that
-    training starts from that sum and shows what fusion adds to it (our reading):
-
-        q = norm( w t + (1 - w) v + P fusion )         without residual:  q = norm( P fusion )
-
-    Args:
-        text_weight: w at the start, between 0 and 1; learned from there.
-
-    Raises:
-        InputError: a weight outside.
-    """
-
-    def __init__(self, dim: int, residual: bool, text_weight: float):
-        super().__init__()
-        text_logit = weight_logit(text_weight)
-        self.project = nn.Linear(dim, dim)
-        self.text_logit = text_logit if residual else None
-        if residual:
-            nn.init.zeros_(self.project.weight)
-            nn.init.zeros_(self.project.bias)
-
-    @property
-    def text_weight(self) -> float | None:
-        """w, the text's share in the residual sum as learned so far; None without residual."""
-        return None if self.text_logit is None else self.text_logit.sigmoid().item()
-
-    def forward(self, fusion: Tensor, image_pooled: Tensor, text_pooled: Tensor) -> Tensor:
-        """All B D; the result has length 1."""
-        q = self.project(fusion)
-        if self.text_logit is not None:
-            w = self.text_logit.sigmoid()
-            q = w * F.normalize(text_pooled, dim=-1) + (1 - w) * F.normalize(image_pooled, dim=-1) + q
-        return F.normalize(q, dim=-1)
-
-
 class ATF(nn.Module):
-    """Adaptive token fusion as a module: the two encoders' output in, the query feature out.
+    """Adaptive token fusion as a module: encoder outputs in, query features out.
 
     Args:
         dim: D.
         num_visual: N; the number of position embeddings.
         num_text: the largest M; likewise.
-        threshold: see `match`; above 1 merges nothing, which is the control "same module, merging off".
-        threshold_is: "quantile" or "absolute", see `match`.
-        pool: "attention" or "mean", see `pool`.
-        positions: whether tokens carry learned position embeddings; without, their order changes nothing.
-        residual, text_weight: see `Head`.
+        threshold, threshold_is: see `match`; above 1 merges nothing: the control "same module, merging off".
+        text_weight: see `Head`.
         heads: of the transformer block's attention; they divide `dim`.
-
-    Raises:
-        InputError: an argument outside what is said here.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_visual: int,
-        num_text: int,
-        *,
-        threshold: float,
-        threshold_is: str,
-        pool: str,
-        positions: bool,
-        residual: bool,
-        text_weight: float = 0.5,
-        heads: int = 8,
-    ):
-        super().__init__()
-        _check_threshold(threshold, threshold_is)
-        if pool not in ("attention", "mean"):
-            raise InputError(f"atf.pool: {pool!r} is unknown; write attention or mean")
-        if dim % heads:
-            raise InputError(f"heads: {heads} do not divide the shared dimension {dim}; choose a divisor")
-        self.dim, self.num_visual, self.num_text = dim, num_visual, num_text
-        self.threshold, self.threshold_is = threshold, threshold_is
+    Head = Head
 
-        self.visual_position = nn.Parameter(0.02 * torch.randn(num_visual, dim)) if positions else None
-        self.text_position = nn.Parameter(0.02 * torch.randn(num_text, dim)) if positions else None
+    def __init__(
+        self, dim: int, num_visual: int, num_text: int, *, threshold: float, threshold_is: str = "quantile",
+        text_weight: float = 0.5, heads: int = 8,
+    ):  # fmt: skip
+        super().__init__()
+        self.dim, self.threshold, self.threshold_is = dim, threshold, threshold_is
+        self.visual_position, self.text_position = self._positions(num_visual), self._positions(num_text)
         self.block = nn.TransformerEncoderLayer(
             dim, heads, 2 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.norm = nn.LayerNorm(dim)
-        self.pool_query = nn.Parameter(torch.zeros(dim)) if pool == "attention" else None  # starts as the mean
-        self.head = Head(dim, residual, text_weight)
+        self.pool_query = nn.Parameter(torch.zeros(dim))  # starts as the mean
+        self.head = self.Head(dim, text_weight)
+
+    def _positions(self, count: int) -> nn.Parameter:
+        return nn.Parameter(0.02 * torch.randn(count, self.dim))
+
+    def place(self, V: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds to each token, B N D and B M D, the embedding of its position."""
+        return V + self.visual_position, T + self.text_position[: T.shape[1]]
 
     def fuse(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Fused:
-        """The fused sequence before the transformer block, with the match: what a picture of the merge needs.
-
-        Args:
-            image_tokens: B N D.
-            text_tokens: B M D.
-            text_mask: B M, False (or 0) at padding.
-
-        Raises:
-            InputError: shapes that do not fit each other or this module.
-        """
-        self._check(image_tokens, text_tokens, text_mask)
+        """The fused sequence before the transformer block; takes B N D, B M D and B M (False or 0 at padding)."""
         with torch.autocast(image_tokens.device.type, enabled=False):  # bf16 is too coarse to compare cosines
             # Towers differ in the length of their tokens: bring all to one scale. Cosines stay as they are.
             V = F.rms_norm(image_tokens.float(), (self.dim,))
             T = F.rms_norm(text_tokens.float(), (self.dim,))
             matched = match(similarity(V, T), text_mask.bool(), self.threshold, self.threshold_is)
-            if self.visual_position is not None:
-                V = V + self.visual_position
-                T = T + self.text_position[: T.shape[1]]
-            return merge(V, T, matched)
+            return merge(*self.place(V, T), matched)
 
     def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """
-        Args:
-            image: of the reference images: pooled B D, tokens B N D.
-            text: of the relative captions: pooled B D, tokens B M D, mask B M, False (or 0) at padding.
-
-        Returns:
-            B D, the query features, of length 1.
-
-        Raises:
-            InputError: shapes that do not fit each other or this module.
-        """
+        """Encoder outputs of the reference images and of the relative captions -> query features, B D, of length 1."""
         fused = self.fuse(image.tokens, text.tokens, text.mask)
         tokens, mask = pack(fused.tokens, fused.mask)
         f = self.norm(self.block(tokens, src_key_padding_mask=~mask))
         return self.head(pool(f, mask, self.pool_query), image.pooled, text.pooled)
-
-    def _check(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> None:
-        batch, num_visual = image_tokens.shape[:2]
-        num_text = text_tokens.shape[1]
-        expected = ((batch, num_visual, self.dim), (batch, num_text, self.dim), (batch, num_text))
-        shapes = tuple(tuple(tensor.shape) for tensor in (image_tokens, text_tokens, text_mask))
-        if shapes != expected:
-            raise InputError(f"ATF: image tokens, text tokens, text mask are {shapes}; expected {expected}")
-        if self.visual_position is not None and (num_visual != self.num_visual or num_text > self.num_text):
-            raise InputError(
-                f"ATF: {num_visual} visual and {num_text} text tokens, but the position embeddings are for "
-                f"{self.num_visual} and at most {self.num_text}; build ATF for this backbone"
-            )

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose
 from torchvision.transforms.functional import to_pil_image
 
-from tmcir_lite.config import BackboneSettings
 from tmcir_lite.data.pictures import Reader, load_image, pixels, preprocess
 from tmcir_lite.io.files import write_json
 from tmcir_lite.method.checkpoint import save_weights
@@ -142,13 +141,18 @@ class Backbone(nn.Module):
     def _text_tower(self) -> nn.Module:
         return getattr(self.clip, "text", self.clip)
 
-    def limit_training(self, settings: BackboneSettings) -> None:
-        """Freezes what the configuration does not unlock (open_clip's `lock`), and sets gradient checkpointing."""
-        if settings.unlocked_image_groups is not None:
-            self.clip.lock_image_tower(settings.unlocked_image_groups)
-        if settings.unlocked_text_layers is not None:
-            self.clip.lock_text_tower(settings.unlocked_text_layers)
-        self.clip.set_grad_checkpointing(settings.gradient_checkpointing)
+    def limit(self, image_groups: int | None, text_layers: int | None, gradient_checkpointing: bool = False) -> None:
+        """Freezes all but the last groups of the image encoder and layers of the text encoder (open_clip's `lock`).
+
+        Args:
+            image_groups, text_layers: how many stay trained; None: all.
+            gradient_checkpointing: saves memory in training, for a third more time.
+        """
+        if image_groups is not None:
+            self.clip.lock_image_tower(image_groups)
+        if text_layers is not None:
+            self.clip.lock_text_tower(text_layers)
+        self.clip.set_grad_checkpointing(gradient_checkpointing)
 
     def save(self, folder: Path) -> None:
         """Writes a folder that `load_backbone("local-dir:...")` and open_clip itself can load."""

@@ -1,12 +1,15 @@
 """The contrastive loss of both stages, and what a model needs to be trained with it."""
 
 import math
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tmcir_lite.method.training import decay_groups
 
 
 class InfoNCE(ClipLoss):
@@ -50,35 +53,17 @@ class InfoNCE(ClipLoss):
             return (loss + F.cross_entropy(logits_b, matching)) / 2 if self.symmetric else loss
 
 
-def late_interaction(V: Tensor, T: Tensor, text_mask: Tensor) -> Tensor:
-    """How well the words of each text find their patches in each image (FILIP, arXiv 2111.07783).
-
-        s_ik = mean over the words j of text k of  max_n cos(v_in, t_kj)
-
-    Args:
-        V: B N D, visual tokens.
-        T: K M D, text tokens.
-        text_mask: K M bool, False where a token does not count.
-
-    Returns:
-        B K; 0 for a text without a token that counts.
-    """
-    S = torch.einsum("bnd,kmd->bnkm", F.normalize(V, dim=-1), F.normalize(T, dim=-1))
-    best = S.amax(dim=1) * text_mask
-    return best.sum(dim=-1) / text_mask.sum(dim=-1).clamp(min=1)
-
-
 LARGEST_SCALE = 100.0
 """1 / tau is learned up to here, as in CLIP."""
 
 
 class Contrastive(nn.Module):
-    """A model of matching pairs, whose forward returns InfoNCE between them.
+    """A model of matching pairs, trained with InfoNCE between them.
 
-    A subclass has a `backbone` and says in `pairs(**batch)` what the pairs are: (a, b), both B D.
+    A subclass says in its `forward` what the pairs are.
 
     Args:
-        backbone: a `Backbone` or `Frozen`.
+        backbone: a `Backbone` or `CachedEncoder`.
         symmetric: see `InfoNCE`.
         scale: 1 / tau of this model's own; None: the backbone's, learned if the backbone is.
         learned: whether `scale` is only where learning starts.
@@ -114,22 +99,14 @@ class Contrastive(nn.Module):
         if log_scale.requires_grad:
             log_scale.clamp_(max=math.log(LARGEST_SCALE))
 
-    def pairs(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
-        """The features that a batch gives, B D each, row i of the one matching row i of the other."""
+    def groups(self, weight_decay: float, lr: float, fusion_lr: float) -> list[dict]:
+        """AdamW groups; `fusion_lr` is for the weights of a fusion, where there is one."""
+        return decay_groups(self, weight_decay, lr)
+
+    def save(self, folder: Path) -> None:
+        """Writes what was trained: the encoders, as an open_clip folder."""
+        self.backbone.save(folder)
+
+    def forward(self, **batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `loss` takes: features a and b, B D each, row i of the one matching row i of the other; and 1 / tau."""
         raise NotImplementedError
-
-    def forward(self, cached: tuple[Tensor, Tensor, Tensor] | None = None, **batch: Tensor) -> Tensor:
-        """
-        Args:
-            cached: the loss's gradients at a, b and 1/tau, when this batch is a part of a larger one whose loss is
-                known (see `training.cached_backward`).
-
-        Returns:
-            The loss, a scalar; with `cached`, a scalar whose gradient at the weights is this part's share of the
-            larger batch's gradient.
-        """
-        a, b = self.pairs(**batch)
-        scale = self.logit_scale
-        if cached is None:
-            return self.loss(a, b, scale)
-        return sum((value * gradient).sum() for value, gradient in zip((a, b, scale), cached, strict=True))

@@ -49,16 +49,17 @@ def fit(
     seed: int,
     validate: Callable[[], dict[str, float]],
     score: str,
+    loss: Callable[..., torch.Tensor] | None = None,
     groups: Iterable[dict] | None = None,
     title: str = "training",
     chunk: int | None = None,
 ) -> pd.DataFrame:
     """Trains `model`, or goes on where an interrupted run of the same call stopped, and returns its history.
 
-    The model's forward takes a batch's entries as keyword arguments and returns the loss, so that the same call
-    serves one process and many (`accelerate launch`): each takes its own batches, and so a step sees as many times
-    the batch as there are processes. All randomness of an epoch comes from `seed` and the epoch's number: a run that
-    was interrupted ends with the same weights as one that was not.
+    A step is `loss(*model(**batch))`, backward, clip, step. The model's forward takes a batch's entries as keyword
+    arguments, so that the same call serves one process and many (`accelerate launch`): each takes its own batches, and
+    so a step sees as many times the batch as there are processes. All randomness of an epoch comes from `seed` and the
+    epoch's number: a run that was interrupted ends with the same weights as one that was not.
 
     Args:
         model: trained in place; on return it holds the last epoch's weights. If it has an `after_step`, that is called
@@ -67,6 +68,7 @@ def fit(
         folder: receives `history.csv`, `chosen.safetensors`, `last.safetensors` and, while running, `checkpoint/`.
         validate: called after every epoch (and before the first); measures on data held out of *train*.
         score: the entry of what `validate` returns that decides which epoch is kept, see `chosen_epoch`.
+        loss: of the entries of the tuple that the model's forward returns; None: the forward returns the loss itself.
         groups: AdamW parameter groups; by default all parameters, without weight decay on vectors and scalars.
         chunk: examples whose activations are held at once, for a batch that memory cannot hold (`cached_backward`);
             the model is then a `losses.Contrastive`. None: the whole batch.
@@ -89,25 +91,54 @@ def fit(
         if accelerator.is_main_process:
             checkpoint.save(history, score)
     for epoch in range(len(history), schedule.epochs + 1):
-        started = time.perf_counter()
+        started, total = time.perf_counter(), 0.0
         torch.manual_seed(1_000_003 * seed + epoch)
         model.train()
-        loader = accelerator.prepare_data_loader(batches(epoch))
-        if not len(loader):
-            raise InputError(f"{title}: an epoch has fewer batches than the {accelerator.num_processes} processes; "
-                             "lower this stage's batch, which each process takes")  # fmt: skip
-        loss = _epoch(wrapped, loader, optimizer, accelerator, schedule, epoch, title, chunk)
+        loader = _dealt_out(accelerator, batches(epoch), title)
+        bar = tqdm(loader, desc=f"{title} {epoch}/{schedule.epochs}", disable=not watched())
+        for index, batch in enumerate(bar, (epoch - 1) * len(loader)):
+            _set_rates(optimizer, schedule.factor(index, schedule.epochs * len(loader)))
+            if chunk is None or chunk >= len(next(iter(batch.values()))):
+                output = wrapped(**batch)
+                value = output if loss is None else loss(*output)
+                accelerator.backward(value)
+            else:
+                value = cached_backward(accelerator, wrapped, batch, chunk, loss)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            getattr(model, "after_step", lambda: None)()
+            optimizer.zero_grad()
+            total += value.item()
+        if not math.isfinite(total):
+            raise InputError(
+                f"{title}: the loss is not finite in epoch {epoch}; lower the learning rate ({schedule.lr})"
+            )
+        mean = accelerator.reduce(torch.tensor(total / len(loader), device=accelerator.device), "mean").item()
         model.eval()
-        row = {"epoch": epoch, "loss": loss, "seconds": round(time.perf_counter() - started, 1), **validate()}
-        history.append(row)
+        seconds = round(time.perf_counter() - started, 1)
+        history.append({"epoch": epoch, "loss": mean, "seconds": seconds, **validate()})
         if accelerator.is_main_process:
             checkpoint.save(history, score)
-            _log(title, schedule.epochs, row)
+            _log(title, schedule.epochs, history[-1])
     model.eval()
     if accelerator.is_main_process:
         checkpoint.finish()
     accelerator.wait_for_everyone()
     return pd.DataFrame(history)
+
+
+def _dealt_out(accelerator: Accelerator, loader: DataLoader, title: str) -> DataLoader:
+    """This process's share of an epoch."""
+    mine = accelerator.prepare_data_loader(loader)
+    if not len(mine):
+        raise InputError(f"{title}: an epoch has fewer batches than the {accelerator.num_processes} processes; "
+                         "lower this stage's batch, which each process takes")  # fmt: skip
+    return mine
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
 
 
 def decay_groups(model: nn.Module, weight_decay: float, lr: float | None = None) -> list[dict]:
@@ -120,55 +151,39 @@ def decay_groups(model: nn.Module, weight_decay: float, lr: float | None = None)
     ]
 
 
-def _epoch(model, loader, optimizer, accelerator, schedule, epoch, title, chunk) -> float:
-    total, steps = 0.0, len(loader)
-    after_step = getattr(accelerator.unwrap_model(model), "after_step", lambda: None)
-    for index, batch in enumerate(tqdm(loader, desc=f"{title} {epoch}/{schedule.epochs}", disable=not watched())):
-        factor = schedule.factor((epoch - 1) * steps + index, schedule.epochs * steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        loss = cached_backward(accelerator, model, batch, chunk)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        after_step()
-        optimizer.zero_grad()
-        total += loss.item()
-    if not math.isfinite(total):
-        raise InputError(f"{title}: the loss is not finite in epoch {epoch}; lower the learning rate ({schedule.lr})")
-    return accelerator.reduce(torch.tensor(total / steps, device=accelerator.device), "mean").item()
-
-
-def cached_backward(accelerator: Accelerator, model: nn.Module, batch: dict, chunk: int | None) -> torch.Tensor:
+def cached_backward(
+    accelerator: Accelerator, model: nn.Module, batch: dict, chunk: int, loss: Callable[..., torch.Tensor]
+) -> torch.Tensor:
     """The loss of a batch, with its gradient added to the weights' own.
 
-    A contrastive loss needs the features of the whole batch at once, but not their activations. With `chunk` the batch
-    is encoded in parts without activations, the loss is differentiated at the features, and each part is encoded once
-    more, with the same random numbers (dropout), to carry its share on to the weights (gradient caching, Gao et al.
-    2021, arXiv 2101.06983): the same gradient in the memory of a part, for one more forward pass. Adding up the losses
-    of parts instead would lose the negatives between them.
+    A contrastive loss needs the features of the whole batch at once, but not their activations. The batch is encoded in
+    parts without activations, the loss is differentiated at the features, and each part is encoded once more, with the
+    same random numbers (dropout), to carry its share on to the weights (gradient caching, Gao et al. 2021, arXiv
+    2101.06983): the same gradient in the memory of a part, for one more forward pass. Adding up the losses of parts
+    instead would lose the negatives between them.
+
+    Args:
+        chunk: examples of a part.
     """
     size = len(next(iter(batch.values())))
-    if chunk is None or chunk >= size:
-        loss = model(**batch)
-        accelerator.backward(loss)
-        return loss
     parts = [{name: value[start : start + chunk] for name, value in batch.items()} for start in range(0, size, chunk)]
     inner, states, features = accelerator.unwrap_model(model), [], []
     with torch.no_grad(), accelerator.autocast():
         for part in parts:
             states.append(_random_state(accelerator.device))
-            features.append(inner.pairs(**part))
-        a, b = (torch.cat(side).float().requires_grad_() for side in zip(*features, strict=True))
-        scale = inner.logit_scale.detach().clone().requires_grad_()
+            features.append(inner(**part))
+        a, b = (torch.cat(side).float().requires_grad_() for side in list(zip(*features, strict=True))[:2])
+        scale = features[0][2].detach().clone().requires_grad_()
     with torch.enable_grad():
-        loss = inner.loss(a, b, scale)
-    at_a, at_b, at_scale = torch.autograd.grad(loss, (a, b, scale))
+        whole = loss(a, b, scale)
+    at_a, at_b, at_scale = torch.autograd.grad(whole, (a, b, scale))
     shares = zip(parts, states, at_a.split(chunk), at_b.split(chunk), strict=True)
-    for number, (part, state, part_a, part_b) in enumerate(shares, 1):
+    for number, (part, state, *gradients) in enumerate(shares, 1):
         _set_random_state(accelerator.device, state)
         with nullcontext() if number == len(parts) else accelerator.no_sync(model):
-            accelerator.backward(model(cached=(part_a, part_b, at_scale / len(parts)), **part))
-    return loss.detach()
+            pairs = zip(model(**part), (*gradients, at_scale / len(parts)), strict=True)
+            accelerator.backward(sum((value * gradient).sum() for value, gradient in pairs))
+    return whole.detach()
 
 
 def _random_state(device: torch.device) -> list[torch.Tensor]:

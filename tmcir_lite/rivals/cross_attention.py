@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmcir_lite.method.atf import Head
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
+from tmcir_lite.method.model import Head
 
 
 class CrossAttention(nn.Module):
@@ -13,13 +13,13 @@ class CrossAttention(nn.Module):
     One transformer block (words attend to words, then to patches) with about as many weights as ATF, then ATF's `Head`.
     """
 
-    def __init__(self, dim: int, residual: bool, text_weight: float, heads: int = 8):
+    def __init__(self, dim: int, text_weight: float, heads: int = 8):
         super().__init__()
         self.block = nn.TransformerDecoderLayer(
             dim, heads, dim // 2, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.norm = nn.LayerNorm(dim)
-        self.head = Head(dim, residual, text_weight)
+        self.head = Head(dim, text_weight)
 
     def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         width = image.tokens.shape[-1:]

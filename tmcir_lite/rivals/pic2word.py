@@ -5,17 +5,17 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from tmcir_lite.io.files import InputError
-from tmcir_lite.method.checkpoint import save_weights
+from tmcir_lite.method.checkpoint import load_weights, save_weights
 from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.method.losses import Contrastive
 
 MARKER = "*"
 """The word whose embedding the picture's takes the place of."""
-_HIDDEN, _DROPOUT = 512, 0.1
+_HIDDEN, _DROPOUT, _FILE = 512, 0.1, "mapping.safetensors"
 
 
 class Pic2Word(Contrastive):
-    """Whose forward returns symmetric InfoNCE between "a photo of *" and the image that * stands for.
+    """Symmetric InfoNCE between "a photo of *" and the image that * stands for.
 
     Only the mapping network from the image's feature to the word's embedding is trained; the encoders stay as they are.
 
@@ -44,10 +44,10 @@ class Pic2Word(Contrastive):
         """references: B 3 H W; texts: B M token ids of filled-in templates; returns query features, B D."""
         return self._say(self.backbone.image(references).pooled, texts)
 
-    def pairs(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """images: B 3 H W; texts are not looked at; returns features of sentences and of the images, B D each."""
+    def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """images: B 3 H W; texts are not looked at; sentences and images are the pairs, see `Contrastive.forward`."""
         image = self.backbone.image(images).pooled
-        return self._say(image, self._sentence.expand(len(image), -1)), image
+        return self._say(image, self._sentence.expand(len(image), -1)), image, self.logit_scale
 
     def _say(self, image: Tensor, ids: Tensor) -> Tensor:
         is_marker = ids == self._marker
@@ -56,10 +56,16 @@ class Pic2Word(Contrastive):
 
     def save(self, folder: Path) -> None:
         """Writes the mapping's weights; the backbone is the one that the run started from."""
-        save_weights(self.mapping, Path(folder) / MAPPING_FILE)
+        save_weights(self.mapping, Path(folder) / _FILE)
 
+    def load(self, folder: Path) -> "Pic2Word":
+        """Takes what `save` wrote.
 
-MAPPING_FILE = "mapping.safetensors"
+        Raises:
+            InputError: it is missing or belongs to another architecture.
+        """
+        load_weights(self.mapping, Path(folder) / _FILE)
+        return self.eval()
 
 
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:

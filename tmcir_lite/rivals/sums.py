@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmcir_lite.io.files import InputError
-from tmcir_lite.method.atf import weight_logit
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
+from tmcir_lite.method.model import weight_logit
 
 Baseline = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,9 +43,6 @@ class LearnedSum(nn.Module):
 
     Args:
         text_weight: w at the start, between 0 and 1.
-
-    Raises:
-        InputError: a weight outside.
     """
 
     def __init__(self, text_weight: float):

@@ -1,6 +1,7 @@
 """The main dataset as a run has it: what is trained on, what choices are made on, and what is shown to IACMA."""
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +27,15 @@ class Data(NamedTuple):
     kept: list[Triplet]
     held: list[Triplet]
     further: list[Split]
+    neighbours: int = 1
+    """Batches of stage 2 are made of groups of this many near targets: more than 1 gives hard negatives."""
 
 
-def prepare_data(cfg: Config) -> Data:
+def prepare_data(cfg: Config, rules: Mapping[str, float] | None = None) -> Data:
     """Draws the garment world if the profile has one, then loads and checks the dataset.
+
+    Args:
+        rules: of the garment world that no profile has (`World`), such as how far targets drift.
 
     Raises:
         InputError: see `garments.build_world` and `datasets.load_split`.
@@ -39,26 +45,27 @@ def prepare_data(cfg: Config) -> Data:
         if cfg.garments is not None:
             settings = cfg.garments.model_dump()
             root = resolve(settings.pop("root"))
-            build_world(World(**settings), root)
+            build_world(World(**settings, **(rules or {})), root)
     train, val = (
         load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
         for name in ("train", "val")
     )
     further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
                for other in cfg.data.also_evaluate]  # fmt: skip
-    kept, held = hold_out(train, cfg.data.heldout, cfg.seed)
-    return Data(train, val, sample(kept, cfg.data.triplets, cfg.seed) if cfg.data.triplets else kept, held, further)
+    return Data(train, val, *hold_out(train, cfg.data.heldout, cfg.seed), further)
+
+
+def target_images(data: Data) -> dict[str, Path]:
+    """Triplet id -> its real target's picture."""
+    return {triplet.id: data.train.images[triplet.target_name] for triplet in data.train.triplets}
 
 
 def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
-    """Triplet id -> the picture that IACMA pairs with its text; those that the editor blacked are left out and counted.
+    """Triplet id -> the pseudo-target that IACMA pairs with its text; those that the editor blacked are left out.
 
     Raises:
         InputError: pseudo-targets are missing.
     """
-    real = {triplet.id: data.train.images[triplet.target_name] for triplet in data.train.triplets}
-    if cfg.iacma.images == "real":
-        return real
     folder = cfg.run_dir / "pseudo_targets"
     chosen, without = data.train.triplets[: cfg.editor.limit], without_picture(folder)
     images = {triplet.id: folder / f"{triplet.id}.png" for triplet in chosen if triplet.id not in without}

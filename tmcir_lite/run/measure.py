@@ -1,6 +1,7 @@
 """Measuring: every method of a finished run on val, as a table that names what a number has to name."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from tmcir_lite.evaluation.features import encode_captions, encode_images, encod
 from tmcir_lite.evaluation.protocols import PROTOCOLS, evaluate_split
 from tmcir_lite.evaluation.results import beside_published, headline
 from tmcir_lite.io.files import InputError, atomic, write_text
+from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.method.losses import Contrastive
 from tmcir_lite.rivals.sums import Baseline, image_only, text_only, weighted_sum
@@ -22,34 +24,55 @@ from tmcir_lite.run.choices import tune_weight
 from tmcir_lite.run.data import Data, known_garments, prepare_data
 from tmcir_lite.run.folder import environment, start_run
 from tmcir_lite.run.models import (
+    Fusion,
     load_aligned,
     load_clip4cir,
-    load_control,
-    load_sum,
+    load_fusion,
+    load_pic2word,
     load_trained,
-    load_trained_pic2word,
+    plain_sum,
+    token_fusion,
+    without_merging,
 )
 
 
-def evaluate(cfg: Config) -> pd.DataFrame:
+def evaluate(cfg: Config, fusions: Mapping[str, Fusion] | None = None) -> pd.DataFrame:
     """Measures every method on val, and on the further val splits; writes `evaluation/results.csv` and `results.md`.
 
-    Every choice (the sum's text weight, the epoch) was or is made on triplets held out of train.
+    Every choice (the sum's text weight, the epoch) was or is made on triplets held out of train. What was measured
+    before is read from the file.
+
+    Args:
+        fusions: your own, by the names under which `stages.train_fusion` trained them; each gets a row of that name.
+
+    Raises:
+        InputError: a fusion has the name of one of the run's own methods or folders, or was not trained.
     """
     start_run(cfg)  # refuses another configuration, of which nothing is measured
+    taken = sorted(
+        (fusions or {}).keys() & {*_FOLDERS, *_FOLDERS.values(), "iacma", "clip4cir", "combiner", "pic2word"}
+    )
+    if taken:
+        raise InputError(f"fusions: {taken[0]!r} is a name of the run's own; train yours under another")
+    untrained = [name for name in fusions or {} if not (cfg.run_dir / name / "model").is_dir()]
+    if untrained:
+        raise InputError(f"fusions: {untrained[0]!r}: not trained; stages.train_fusion does it")
     path = cfg.run_dir / "evaluation" / "results.csv"
-    if path.is_file():
-        return pd.read_csv(path)
-    data = prepare_data(cfg)
-    tables = []
+    there = [pd.read_csv(path)] if path.is_file() else []
+    known = set(there[0]["method"]) if there else set()
+    left = {name: fusion for name, fusion in (fusions or {}).items() if name not in known}
+    if there and not left:
+        return there[0]
+    data, facts = prepare_data(cfg), environment(cfg)
     splits = [data.val, *data.further]
     shown = [known_garments(split) for split in splits]
-    for backbone, methods in _methods(cfg, data):
+    tables = []
+    for backbone, methods in itertools.chain([] if there else _methods(cfg, data), _composed(cfg, left)):
         for split, known in zip(splits, shown, strict=True):
             tables += _measure(cfg, split, backbone, methods, known)
-    facts = environment(cfg)
-    results = pd.concat(tables, ignore_index=True)
-    results = results.assign(seed=cfg.seed, device=facts["device"], commit=facts["commit"], dirty=facts["dirty"])
+    measured = pd.concat(tables, ignore_index=True)
+    measured = measured.assign(seed=cfg.seed, device=facts["device"], commit=facts["commit"], dirty=facts["dirty"])
+    results = pd.concat([*there, measured], ignore_index=True)
     with atomic(path) as temporary:
         results.to_csv(temporary, index=False)
     write_text(path.with_name("results.md"), summary(cfg, results))
@@ -104,9 +127,13 @@ class Method(NamedTuple):
     text_weight: float | None = None
 
 
-def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]:
-    """Yields a backbone and the methods on it."""
-    pic2word = load_trained_pic2word(cfg)
+_FOLDERS = {"sum": "fine-tuned sum", "control": "TMCIR, merging off", "atf": "TMCIR"}
+"""What `stages.train_fusion` leaves in a run by itself: folder -> row of the result table."""
+
+
+def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone | CachedEncoder, list[Method]]]:
+    """The method table: yields encoders and the methods on them."""
+    pic2word = load_pic2word(cfg)
     start = pic2word.backbone
     weight = tune_weight(cfg, start, data)[0]
     yield (
@@ -119,15 +146,23 @@ def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone, list[Method]]]
             Method("Pic2Word", pic2word),
         ],
     )
-    stage1, combiner = load_clip4cir(cfg)
-    yield combiner.backbone, [Method("CLIP4Cir, stage 1", stage1), Method("CLIP4Cir", combiner)]
+    stage1, combined = load_clip4cir(cfg)
+    yield combined.backbone, [Method("CLIP4Cir, stage 1", stage1), Method("CLIP4Cir", combined)]
     for epoch, last in (("chosen", False), ("last", True)):
         aligned = load_aligned(cfg, last)
         weight = tune_weight(cfg, aligned, data)[0]
         yield aligned, [Method(f"IACMA ({epoch} epoch), weighted sum", weighted_sum(weight), weight)]
-    for name, load in (("fine-tuned sum", load_sum), ("TMCIR, merging off", load_control), ("TMCIR", load_trained)):
-        model = load(cfg)
-        yield model.backbone, [Method(name, model)]
+    own = {"sum": plain_sum(cfg), "control": without_merging(cfg), "atf": token_fusion(cfg)}
+    if cfg.atf.threshold > 1:  # `stages.train_control`: stage 2 is the control
+        del own["control"]
+    yield from _composed(cfg, own)
+
+
+def _composed(cfg: Config, fusions: Mapping[str, Fusion]) -> Iterator[tuple[Backbone | CachedEncoder, list[Method]]]:
+    """Yields each trained fusion with its encoders."""
+    for name, fusion in fusions.items():
+        model = load_fusion(cfg, name, fusion)
+        yield model.backbone, [Method(_FOLDERS.get(name, name), model)]
 
 
 def _measure(

@@ -1,4 +1,4 @@
-"""The models of a run: the backbone that it starts from, and what its stages left."""
+"""The models of a run: the encoders that it starts from, and what its stages left."""
 
 import functools
 from collections.abc import Callable
@@ -7,45 +7,92 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tmcir_lite.config import AtfSettings, Config
+from tmcir_lite.config import Config
 from tmcir_lite.io.processes import pick_device
 from tmcir_lite.method.atf import ATF, NO_MERGING
-from tmcir_lite.method.checkpoint import load_weights
+from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.encoders import Backbone
-from tmcir_lite.method.frozen import Frozen
-from tmcir_lite.method.model import FUSION_FILE, Composed
+from tmcir_lite.method.model import Composed
 from tmcir_lite.rivals.clip4cir import Combiner, PooledSum
-from tmcir_lite.rivals.cross_attention import CrossAttention
-from tmcir_lite.rivals.pic2word import MAPPING_FILE, Pic2Word
+from tmcir_lite.rivals.pic2word import Pic2Word
 from tmcir_lite.rivals.sums import LearnedSum
 from tmcir_lite.run.backbones import load_backbone
+from tmcir_lite.run.choices import start_weight
+
+Fusion = Callable[[Backbone | CachedEncoder], nn.Module]
+"""Encoders -> the module that takes their outputs (`ImageFeatures`, `TextFeatures`) and returns query features, B D. A
+class whose constructor takes the encoders is one."""
+
+
+def token_fusion(cfg: Config, threshold: float | None = None, module: type[ATF] = ATF) -> Fusion:
+    """ATF as the profile has it, or with another threshold, starting at the weighted sum that is best after IACMA."""
+    settings = cfg.atf
+
+    def build(backbone: Backbone | CachedEncoder) -> ATF:
+        rows, columns = backbone.grid
+        return module(
+            backbone.dim, rows * columns, backbone.context, threshold_is=settings.threshold_is,
+            threshold=settings.threshold if threshold is None else threshold, text_weight=start_weight(cfg),
+        )  # fmt: skip
+
+    return build
+
+
+def without_merging(cfg: Config) -> Fusion:
+    """The control of merging: the same module with a threshold that nothing reaches."""
+    return token_fusion(cfg, NO_MERGING)
+
+
+def plain_sum(cfg: Config) -> Fusion:
+    """The control of fusing tokens at all: the weighted sum that ATF starts from, its weight learned."""
+    return lambda backbone: LearnedSum(start_weight(cfg))
+
+
+def pooled_sum(backbone: Backbone | CachedEncoder) -> PooledSum:
+    """CLIP4Cir's stage 1."""
+    return PooledSum()
+
+
+def combiner(backbone: Backbone | CachedEncoder) -> Combiner:
+    """CLIP4Cir's stage 2."""
+    return Combiner(backbone.dim)
 
 
 def load_start(cfg: Config) -> Backbone:
-    """The pretrained backbone that the run starts from, on the run's device."""
+    """The pretrained encoders that the run starts from, on the run's device."""
     return _ready(cfg, load_backbone(cfg.backbone.name, cfg.backbone.pretrained, cfg.backbone.target_pad))
 
 
 def load_aligned(cfg: Config, last: bool | None = None) -> Backbone:
-    """The backbone after IACMA: of the epoch chosen on held-out train or the last one; None: as `iacma.keep` says."""
+    """The encoders after IACMA: of the epoch chosen on held-out train or the last one; None: as `iacma.keep` says."""
     last = cfg.iacma.keep == "last" if last is None else last
     return _ready(cfg, load_backbone(_aligned(cfg, last), target_pad=cfg.backbone.target_pad))
 
 
-def load_frozen(cfg: Config, aligned: bool = False) -> Frozen:
-    """The backbone that the run starts from, or the one after IACMA that `iacma.keep` says, not to be trained.
+def load_cached(cfg: Config, aligned: bool = False) -> CachedEncoder:
+    """The encoders that the run starts from, or those after IACMA that `iacma.keep` says, not to be trained.
 
-    The latest ones are remembered, with the features of all pictures that they have seen: of the aligned one the tokens
-    too, which a fusion may take; the one of the start serves methods of pooled features.
+    The latest ones are remembered, with the features of all pictures that they have seen: of the aligned ones the
+    tokens too, which a fusion may take; those of the start serve methods of pooled features.
     """
     name = _aligned(cfg, cfg.iacma.keep == "last") if aligned else cfg.backbone.name
-    pretrained = None if aligned else cfg.backbone.pretrained
-    return _frozen(name, pretrained, cfg.backbone.target_pad, pick_device(cfg.device), aligned)
+    return _cached(cfg, name, None if aligned else cfg.backbone.pretrained, tokens=aligned)
+
+
+def load_stage1(cfg: Config) -> CachedEncoder:
+    """The encoders of CLIP4Cir's stage 1 (its chosen epoch), on whose pooled features its Combiner is trained."""
+    return _cached(cfg, _local(cfg.run_dir / "clip4cir" / "model"), None, tokens=False)
+
+
+def _cached(cfg: Config, name: str, pretrained: str | None, tokens: bool) -> CachedEncoder:
+    return _remembered(name, pretrained, cfg.backbone.target_pad, pick_device(cfg.device), tokens)
 
 
 @functools.lru_cache(maxsize=2)
-def _frozen(name: str, pretrained: str | None, target_pad: float, device: torch.device, tokens: bool) -> Frozen:
-    return Frozen(load_backbone(name, pretrained, target_pad).to(device), tokens)
+def _remembered(
+    name: str, pretrained: str | None, target_pad: float, device: torch.device, tokens: bool
+) -> CachedEncoder:  # fmt: skip
+    return CachedEncoder(load_backbone(name, pretrained, target_pad).to(device), tokens)
 
 
 def _aligned(cfg: Config, last: bool) -> str:
@@ -57,107 +104,39 @@ def _local(folder: Path) -> str:
 
 
 def _ready(cfg: Config, backbone: Backbone) -> Backbone:
-    backbone.limit_training(cfg.backbone)
+    limits = cfg.backbone
+    backbone.limit(limits.unlocked_image_groups, limits.unlocked_text_layers, limits.gradient_checkpointing)
     return backbone.to(pick_device(cfg.device)).eval()
 
 
-def load_trained(cfg: Config, backbone: Frozen | None = None) -> Composed:
-    """TMCIR after both stages: the epoch chosen on held-out train.
+def load_fusion(
+    cfg: Config, name: str, fusion: Fusion, backbone: Backbone | CachedEncoder | None = None
+) -> Composed:  # fmt: skip
+    """What `stages.train_fusion` left in the folder `name`: its chosen epoch.
 
     Args:
-        backbone: to be taken where the encoders were not trained with the fusion; None: loaded again.
+        fusion: the one that was trained.
+        backbone: the encoders that it was trained on and that stayed as they were; None: those that were trained with
+            it or, where `atf.encoders` says none, the aligned ones.
     """
-    return _load_fusion(cfg, "atf", backbone)
+    folder, device = cfg.run_dir / name / "model", pick_device(cfg.device)
+    if backbone is None and cfg.atf.encoders == "none":
+        backbone = load_cached(cfg, aligned=True)
+    backbone = backbone or load_backbone(_local(folder), target_pad=cfg.backbone.target_pad)
+    return Composed(backbone, fusion(backbone)).load(folder).to(device)
 
 
-def load_control(cfg: Config) -> Composed:
-    """The control, merging off: its chosen epoch."""
-    return _load_fusion(cfg, "control")
-
-
-def load_sum(cfg: Config) -> Composed:
-    """The control without a fusion: its chosen epoch."""
-    return _load_fusion(cfg, "sum")
-
-
-def _load_fusion(cfg: Config, name: str, backbone: Frozen | None = None) -> Composed:
-    settings = fusion_settings(cfg, name)
-    untrained = settings.encoders == "none"
-    backbone = (backbone or load_aligned(cfg)) if untrained else None  # None: the folder has those that were trained
-    return _load(cfg, name, lambda encoders: build_fusion(encoders, settings), backbone)
-
-
-def fusion_settings(cfg: Config, name: str) -> AtfSettings:
-    """The settings of stage 2, or of the control in the folder `name`, which differs from it in one thing."""
-    changes = {"atf": {}, "control": {"threshold": NO_MERGING}, "sum": {"fusion": "sum"}}
-    return cfg.atf.model_copy(update=changes[name])
+def load_trained(cfg: Config) -> Composed:
+    """TMCIR after both stages: the epoch chosen on held-out train."""
+    return load_fusion(cfg, "atf", token_fusion(cfg))
 
 
 def load_clip4cir(cfg: Config) -> tuple[Composed, Composed]:
     """CLIP4Cir after its stage 1, and with its Combiner: the chosen epochs. Their encoders are the same."""
-    return (
-        _load(cfg, "clip4cir", _sum, combined_backbone(cfg)),
-        _load(cfg, "combiner", lambda backbone: Combiner(backbone.dim), combined_backbone(cfg)),
-    )
+    encoders = load_stage1(cfg)
+    return load_fusion(cfg, "clip4cir", pooled_sum, encoders), load_fusion(cfg, "combiner", combiner, encoders)
 
 
-def combined_backbone(cfg: Config) -> Frozen:
-    """The encoders of CLIP4Cir's stage 1 (its chosen epoch), on which its Combiner is trained."""
-    return _frozen(
-        _local(cfg.run_dir / "clip4cir" / "model"), None, cfg.backbone.target_pad, pick_device(cfg.device), False
-    )
-
-
-def _sum(backbone: Backbone) -> PooledSum:
-    return PooledSum()
-
-
-def load_trained_pic2word(cfg: Config) -> Pic2Word:
-    """Pic2Word on the backbone that the run started from: its chosen epoch."""
-    return load_pic2word(cfg.run_dir / "pic2word" / "model", load_frozen(cfg)).to(pick_device(cfg.device)).eval()
-
-
-def _load(cfg: Config, name: str, fusion: Callable[[Backbone], torch.nn.Module], backbone) -> Composed:
-    folder = cfg.run_dir / name / "model"
-    return load_composed(folder, fusion, cfg.backbone.target_pad, backbone).to(pick_device(cfg.device)).eval()
-
-
-def build_fusion(
-    backbone: Backbone, settings: AtfSettings, text_weight: float = 0.5
-) -> ATF | CrossAttention | LearnedSum:
-    """The fusion that a profile asks for, starting at the weighted sum with the given weight of the text."""
-    if settings.fusion == "cross-attention":
-        return CrossAttention(backbone.dim, settings.residual, text_weight)
-    if settings.fusion == "sum":
-        return LearnedSum(text_weight)
-    rows, columns = backbone.grid
-    return ATF(
-        backbone.dim, rows * columns, backbone.context, threshold=settings.threshold,
-        threshold_is=settings.threshold_is, pool=settings.pool, positions=settings.positions,
-        residual=settings.residual, text_weight=text_weight,
-    )  # fmt: skip
-
-
-def load_composed(
-    folder: Path, build: Callable[[Backbone], nn.Module], target_pad: float, backbone: Backbone | Frozen | None = None
-) -> Composed:
-    """Loads what `Composed.save` wrote.
-
-    Args:
-        build: a backbone -> the fusion that takes the weights.
-        backbone: the one that was not trained with the fusion; None: the folder holds one that was.
-
-    Raises:
-        InputError: files are missing or belong to another architecture.
-    """
-    backbone = backbone or load_backbone(f"local-dir:{folder}", target_pad=target_pad)
-    model = Composed(backbone, build(backbone))
-    load_weights(model.fusion, Path(folder) / FUSION_FILE)
-    return model.eval()
-
-
-def load_pic2word(folder: Path, backbone: Backbone) -> Pic2Word:
-    """Loads what `Pic2Word.save` wrote."""
-    model = Pic2Word(backbone)
-    load_weights(model.mapping, Path(folder) / MAPPING_FILE)
-    return model.eval()
+def load_pic2word(cfg: Config) -> Pic2Word:
+    """Pic2Word on the encoders that the run started from: its chosen epoch."""
+    return Pic2Word(load_cached(cfg)).load(cfg.run_dir / "pic2word" / "model").to(pick_device(cfg.device))

@@ -1,34 +1,47 @@
-"""The stages of a run. Each reads what the former wrote under the run's folder, and skips what is already there."""
+"""The stages of a run. Each reads what the former wrote under the run's folder, and skips what is already there.
+
+A fusion of your own is trained by `train_fusion`, as ATF, its controls and CLIP4Cir are.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
 
-from tmcir_lite.config import AtfSettings, BackboneSettings, Config, RivalSettings, TrainingSettings
+from tmcir_lite.config import Config, RivalSettings, TrainingSettings
 from tmcir_lite.data.batches import train_loader
+from tmcir_lite.data.layouts import Triplet
 from tmcir_lite.data.picture_cache import picture_reader
 from tmcir_lite.evaluation.features import encode_images
 from tmcir_lite.io.files import resolve, write_json
 from tmcir_lite.io.processes import main_first, main_only, pick_device
+from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.checkpoint import is_complete, load_weights, read_history
 from tmcir_lite.method.encoders import Backbone
-from tmcir_lite.method.frozen import Frozen
 from tmcir_lite.method.iacma import Iacma
+from tmcir_lite.method.losses import Contrastive
 from tmcir_lite.method.model import Composed
-from tmcir_lite.method.training import Schedule, decay_groups, fit
+from tmcir_lite.method.training import Schedule, fit
 from tmcir_lite.pseudo_targets.editors import load_editor
 from tmcir_lite.pseudo_targets.generate import generate, jobs_for
-from tmcir_lite.rivals.clip4cir import CLIP4CIR_SCALE, Combiner, PooledSum
+from tmcir_lite.rivals.clip4cir import CLIP4CIR_SCALE
 from tmcir_lite.rivals.pic2word import Pic2Word
-from tmcir_lite.run.choices import heldout, heldout_recall, kept_epoch, score_name, scored, start_weight, tune_weight
-from tmcir_lite.run.data import iacma_images, prepare_data
+from tmcir_lite.run.choices import heldout, heldout_recall, kept_epoch, score_name, scored, tune_weight
+from tmcir_lite.run.data import Data, iacma_images, prepare_data
 from tmcir_lite.run.folder import start_run
 from tmcir_lite.run.models import (
-    build_fusion,
-    combined_backbone,
-    fusion_settings,
+    Fusion,
+    combiner,
     load_aligned,
-    load_frozen,
+    load_cached,
+    load_stage1,
     load_start,
+    plain_sum,
+    pooled_sum,
+    token_fusion,
+    without_merging,
 )
 
 
@@ -40,144 +53,166 @@ def make_pseudo_targets(cfg: Config) -> list[dict]:
     return generate(lambda: load_editor(cfg.editor, device), jobs, cfg.editor, cfg.run_dir / "pseudo_targets", device)
 
 
-def train_iacma(cfg: Config) -> pd.DataFrame:
+def train_iacma(
+    cfg: Config, data: Data | None = None, images: Mapping[str, Path] | None = None,
+    model: Callable[..., Contrastive] = Iacma,
+) -> pd.DataFrame:  # fmt: skip
     """Stage 1. Leaves the encoders of chosen and last epoch in `iacma/model`, `iacma/model_last`; returns the history.
 
-    An epoch is chosen on held-out train (`training.chosen_epoch`) and may be 0: then none was better than none.
+    An epoch is chosen on held-out train (`checkpoint.chosen_epoch`) and may be 0: then none was better than none.
+
+    Args:
+        data: None: as `prepare_data` gives it.
+        images: triplet id -> the picture that its text is paired with; None: the run's pseudo-targets.
+        model: (encoders, symmetric) -> what is trained.
     """
     if _is_done(cfg, "iacma", cfg.iacma):
         return read_history(cfg.run_dir / "iacma")
-    data, backbone = prepare_data(cfg), load_start(cfg)
-    images = iacma_images(cfg, data) if cfg.iacma.epochs else {}  # without an epoch there is nothing to look at
+    data, backbone = data or prepare_data(cfg), load_start(cfg)
+    if images is None:  # without an epoch there is nothing to look at
+        images = iacma_images(cfg, data) if cfg.iacma.epochs else {}
     kept = [triplet for triplet in data.kept if triplet.id in images]
-    model = Iacma(backbone, cfg.iacma.symmetric, cfg.iacma.token_weight)
     columns = {"pseudo_targets": [images[triplet.id] for triplet in kept]}
 
-    def validate():
+    def validate() -> dict[str, float]:
         weight, score, _ = tune_weight(cfg, backbone, data)
         return {**scored(cfg, data, score), "text_weight": weight}
 
-    groups = decay_groups(model, cfg.iacma.weight_decay)
-    return _train(cfg, "iacma", "IACMA", cfg.iacma, model, columns, kept, groups, validate, saved=backbone)
+    made = model(backbone, cfg.iacma.symmetric)
+    return train(cfg, "iacma", cfg.iacma, made, columns, kept, validate, {"model_last": "last", "model": "chosen"})
 
 
 def train_atf(cfg: Config) -> pd.DataFrame:
     """Stage 2. Leaves the chosen epoch's model in `atf/model`; returns the history."""
-    return _train_fusion(cfg, "atf", "ATF")
+    return train_fusion(cfg, "atf", token_fusion(cfg))
 
 
 def train_control(cfg: Config) -> pd.DataFrame:
-    """Stage 2 once more with merging off, in `control/`: what it reaches is not the merging's doing."""
-    return _train_fusion(cfg, "control", "control")
+    """Stage 2 once more with merging off, in `control/`: what it reaches is not the merging's doing.
+
+    Where the profile's own threshold merges nothing, stage 2 is this control, and is not trained twice.
+    """
+    if cfg.atf.threshold > 1:
+        return train_atf(cfg)
+    return train_fusion(cfg, "control", without_merging(cfg))
 
 
 def train_sum(cfg: Config) -> pd.DataFrame:
     """Stage 2 once more with a mere sum for the fusion, in `sum/`: what it reaches is the fine-tuning's doing."""
-    return _train_fusion(cfg, "sum", "sum")
+    return train_fusion(cfg, "sum", plain_sum(cfg))
 
 
-def _train_fusion(cfg: Config, name: str, title: str) -> pd.DataFrame:
-    settings = fusion_settings(cfg, name)
+def train_clip4cir(cfg: Config, data: Data | None = None) -> pd.DataFrame:
+    """The rival CLIP4Cir: its stage 1 in `clip4cir/`, then its Combiner in `combiner/`, whose history is returned."""
+    train_fusion(cfg, "clip4cir", pooled_sum, cfg.clip4cir, partial(load_start, cfg), data)
+    return train_fusion(cfg, "combiner", combiner, cfg.combiner, partial(load_stage1, cfg), data)
+
+
+def train_fusion(
+    cfg: Config,
+    name: str,
+    fusion: Fusion,
+    settings: TrainingSettings | None = None,
+    encoders: Callable[[], Backbone | CachedEncoder] | None = None,
+    data: Data | None = None,
+) -> pd.DataFrame:
+    """Stage 2 with any fusion: trains encoders and fusion so that a composed query is near its real target.
+
+    Leaves the chosen epoch in `<name>/model`; returns the history. `measure.evaluate` puts it into the result table.
+
+    Args:
+        name: the folder in the run.
+        fusion: the encoders -> a module that takes their outputs of B images and of B texts (`ImageFeatures`,
+            `TextFeatures`) and returns query features, B D. A class whose constructor takes the encoders will do.
+        settings: of the training; None: those of `atf`.
+        encoders: loads what the fusion stands on; None: the encoders after IACMA, of which `atf.encoders` are trained.
+        data: None: as `prepare_data` gives it.
+    """
+    settings = settings or cfg.atf
     if _is_done(cfg, name, settings):
         return read_history(cfg.run_dir / name)
-    if settings.encoders == "none":
-        backbone = load_frozen(cfg, aligned=True)
-    else:
-        backbone = load_aligned(cfg)
-        backbone.limit_training(_unlocked(cfg, settings))
+    data, backbone = data or prepare_data(cfg), (encoders or partial(_unlocked, cfg))()
     torch.manual_seed(cfg.seed)
-    model = Composed(backbone, build_fusion(backbone, settings, start_weight(cfg)))
-    groups = model.groups(settings.weight_decay, settings.lr, settings.fusion_lr)
-    return _train_composed(cfg, name, title, settings, model, groups)
-
-
-def _unlocked(cfg: Config, settings: AtfSettings) -> BackboneSettings:
-    """The backbone's settings, with the encoders locked that the fusion is not to train."""
-    locked = {"both": (), "image": ("unlocked_text_layers",), "text": ("unlocked_image_groups",), "none": ()}
-    return cfg.backbone.model_copy(update=dict.fromkeys(locked[settings.encoders], 0))
-
-
-def train_clip4cir(cfg: Config) -> pd.DataFrame:
-    """The rival CLIP4Cir: its stage 1 in `clip4cir/`, then its Combiner in `combiner/`, whose history is returned."""
-    if not _is_done(cfg, "clip4cir", cfg.clip4cir):
-        backbone = load_start(cfg)
-        model = Composed(backbone, PooledSum(), **_temperature(cfg.clip4cir, backbone))
-        groups = decay_groups(model, cfg.clip4cir.weight_decay)
-        _train_composed(cfg, "clip4cir", "CLIP4Cir", cfg.clip4cir, model, groups)
-    if _is_done(cfg, "combiner", cfg.combiner):
-        return read_history(cfg.run_dir / "combiner")
-    torch.manual_seed(cfg.seed)
-    backbone = combined_backbone(cfg)
-    model = Composed(backbone, Combiner(backbone.dim), **_temperature(cfg.combiner, backbone))
-    groups = decay_groups(model, cfg.combiner.weight_decay)
-    return _train_composed(cfg, "combiner", "Combiner", cfg.combiner, model, groups)
-
-
-def _temperature(settings: RivalSettings, backbone: Backbone | Frozen) -> dict:
-    """CLIP4Cir's 1 / tau: 100 as published, or learned from the backbone's own."""
-    learned = settings.temperature == "learned"
-    return {"scale": backbone.logit_scale.item() if learned else CLIP4CIR_SCALE, "learned": learned}
-
-
-def train_pic2word(cfg: Config) -> pd.DataFrame:
-    """The rival Pic2Word, on the pictures of the train triplets, in `pic2word/`; returns the history."""
-    if _is_done(cfg, "pic2word", cfg.pic2word):
-        return read_history(cfg.run_dir / "pic2word")
-    data = prepare_data(cfg)
-    torch.manual_seed(cfg.seed)
-    backbone = load_frozen(cfg)
-    model = Pic2Word(backbone, backbone.logit_scale.item() if cfg.pic2word.temperature == "learned" else None)
-    shown = {n: triplet for triplet in data.kept for n in (triplet.reference_name, triplet.target_name)}
-    columns = {"images": [data.train.images[name] for name in shown]}
-    groups = decay_groups(model, cfg.pic2word.weight_decay)
-    return _train(cfg, "pic2word", "Pic2Word", cfg.pic2word, model, columns, [*shown.values()], groups,
-                  lambda: heldout_recall(cfg, model, data))  # fmt: skip
-
-
-def _train_composed(
-    cfg: Config, name: str, title: str, settings: TrainingSettings, model: Composed, groups
-) -> pd.DataFrame:
-    """Trains a composed query towards the real targets."""
-    data = prepare_data(cfg)
+    model = Composed(backbone, fusion(backbone), **_temperature(settings, backbone))
     columns = {
         "references": [data.train.images[triplet.reference_name] for triplet in data.kept],
         "targets": [data.train.images[triplet.target_name] for triplet in data.kept],
     }
-    return _train(cfg, name, title, settings, model, columns, data.kept, groups,
-                  lambda: heldout_recall(cfg, model, data))  # fmt: skip
+    near = (encode_images(backbone, columns["targets"]), data.neighbours) if data.neighbours > 1 else None
+    return train(cfg, name, settings, model, columns, data.kept, lambda: heldout_recall(cfg, model, data), near=near)
 
 
-def _train(
+def _unlocked(cfg: Config) -> Backbone | CachedEncoder:
+    """The encoders after IACMA, locked but for those that are trained with the fusion."""
+    if cfg.atf.encoders == "none":
+        return load_cached(cfg, aligned=True)
+    backbone, limits = load_aligned(cfg), cfg.backbone
+    backbone.limit(
+        0 if cfg.atf.encoders == "text" else limits.unlocked_image_groups,
+        0 if cfg.atf.encoders == "image" else limits.unlocked_text_layers,
+        limits.gradient_checkpointing,
+    )
+    return backbone
+
+
+def _temperature(settings: TrainingSettings, backbone: Backbone | CachedEncoder) -> dict:
+    """1 / tau: the backbone's own; of CLIP4Cir 100 as published, or learned from the backbone's."""
+    if not isinstance(settings, RivalSettings):
+        return {}
+    learned = settings.temperature == "learned"
+    return {"scale": backbone.logit_scale.item() if learned else CLIP4CIR_SCALE, "learned": learned}
+
+
+def train_pic2word(cfg: Config, data: Data | None = None) -> pd.DataFrame:
+    """The rival Pic2Word, on the pictures of the train triplets, in `pic2word/`; returns the history."""
+    if _is_done(cfg, "pic2word", cfg.pic2word):
+        return read_history(cfg.run_dir / "pic2word")
+    data = data or prepare_data(cfg)
+    torch.manual_seed(cfg.seed)
+    backbone = load_cached(cfg)
+    model = Pic2Word(backbone, backbone.logit_scale.item() if cfg.pic2word.temperature == "learned" else None)
+    shown = {n: triplet for triplet in data.kept for n in (triplet.reference_name, triplet.target_name)}
+    columns = {"images": [data.train.images[name] for name in shown]}
+    return train(cfg, "pic2word", cfg.pic2word, model, columns, [*shown.values()],
+                 lambda: heldout_recall(cfg, model, data))  # fmt: skip
+
+
+def train(
     cfg: Config,
     name: str,
-    title: str,
     settings: TrainingSettings,
-    model,
-    columns,
-    triplets,
-    groups,
-    validate,
-    saved=None,
+    model: Contrastive,
+    columns: Mapping[str, Sequence[Path]],
+    triplets: Sequence[Triplet],
+    validate: Callable[[], dict[str, float]],
+    saved: Mapping[str, str] | None = None,
+    near: tuple[torch.Tensor, int] | None = None,
 ) -> pd.DataFrame:
-    """Trains `model` in the run's folder `name`; leaves the chosen epoch of `saved` (it or a part) and metrics."""
+    """Trains `model` in the run's folder `name`; leaves its models and `metrics.json`, and returns the history.
+
+    Args:
+        columns, triplets, near: see `batches.train_loader`.
+        validate: see `training.fit`.
+        saved: folder -> which weights, "chosen" or "last", in order; None: the chosen ones in `model`.
+    """
     folder, device = cfg.run_dir / name, pick_device(cfg.device)
+    decay = settings.decay if isinstance(settings, RivalSettings) else "cosine"
+    schedule = Schedule(settings.epochs, settings.lr, settings.weight_decay, settings.warmup, decay)
+    groups = model.groups(settings.weight_decay, settings.lr, getattr(settings, "fusion_lr", settings.lr))
     history = fit(
-        model, _loaders(cfg, columns, triplets, model.backbone, settings.batch), _schedule(settings), folder,
-        device=device, seed=cfg.seed, validate=validate, score=score_name(cfg), title=title, groups=groups,
-        chunk=settings.chunk,
+        model, _loaders(cfg, columns, triplets, model.backbone, settings.batch, near), schedule, folder,
+        device=device, seed=cfg.seed, validate=validate, score=score_name(cfg), loss=model.loss, title=name,
+        groups=groups, chunk=settings.chunk,
     )  # fmt: skip
     with main_only(device) as writes:
         if writes:
-            if name == "iacma":  # whose last epoch is measured too
-                load_weights(model, folder / "last.safetensors")
-                (saved or model).save(folder / "model_last")
-            load_weights(model, folder / "chosen.safetensors")
-            (saved or model).save(folder / "model")
+            for place, which in (saved or {"model": "chosen"}).items():
+                load_weights(model, folder / f"{which}.safetensors")
+                model.save(folder / place)
             epoch = kept_epoch(history)
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             score = float(heldout(history)[history["epoch"] == epoch].item())
-            metrics = {"epoch": epoch, score_name(cfg): score, "parameters": trained}
-            write_json(folder / "metrics.json", metrics)
+            write_json(folder / "metrics.json", {"epoch": epoch, score_name(cfg): score, "parameters": trained})
     return history
 
 
@@ -188,24 +223,15 @@ def _is_done(cfg: Config, name: str, settings: TrainingSettings) -> bool:
     return (folder / "metrics.json").is_file() and is_complete(folder, settings.epochs)
 
 
-def _schedule(settings: TrainingSettings) -> Schedule:
-    decay = settings.decay if isinstance(settings, RivalSettings) else "cosine"
-    return Schedule(settings.epochs, settings.lr, settings.weight_decay, settings.warmup, decay)
-
-
-def _loaders(cfg: Config, columns, triplets, backbone: Backbone | Frozen, batch: int):
+def _loaders(cfg: Config, columns, triplets, backbone: Backbone | CachedEncoder, batch: int, near):
     cache, workers = resolve(cfg.data.cache) if cfg.data.cache else None, cfg.data.workers
     paths = [path for column in columns.values() for path in column]
-    if isinstance(backbone, Frozen):
+    if isinstance(backbone, CachedEncoder):
         encode_images(backbone, paths)  # batches of them, rather than one by one when first asked for
         read, workers = lambda path: backbone.load([path])[0], 0
     else:
         with main_first(pick_device(cfg.device)):
             read = picture_reader(paths, backbone.transform, cache)
-
-    near = None
-    if cfg.data.neighbours > 1 and "targets" in columns:
-        near = encode_images(backbone, columns["targets"]), cfg.data.neighbours
 
     def loader(epoch):
         return train_loader(

@@ -157,7 +157,7 @@ def _gains(axis: Axes, study: Study, shown: Mapping[str, str], base: str) -> Non
 
 def triplets_curve(study: Study) -> Figure:
     """R@1 with fusion and of a fine-tuned sum against the number of training triplets."""
-    usual = int(dict(change.split("=", 1) for change in study.plan.base)["data.triplets"])
+    usual = study.plan.triplets
     part = [cell for cell in study.plan.cells if cell.part == "triplets"]
     figure, axes = plt.subplots(1, len(LAYOUTS), figsize=(11, 4))
     for axis, layout in zip(axes, LAYOUTS, strict=True):

@@ -72,10 +72,7 @@ def _queries(dim: int, visual: int) -> Query:
 
 def _fusion(dim: int, visual: int, threshold: float) -> ATF:
     torch.manual_seed(0)
-    return ATF(
-        dim, visual, WORDS[1], threshold=threshold, threshold_is="quantile", pool="attention", positions=True,
-        residual=True,
-    )  # fmt: skip
+    return ATF(dim, visual, WORDS[1], threshold=threshold)
 
 
 @torch.no_grad()

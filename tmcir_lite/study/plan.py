@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from tmcir_lite.config import Config, EvaluationSet, Layout, Section, load_config
+from tmcir_lite.config import Config, EvaluationSet, GarmentsSettings, Layout, Section, load_config
 from tmcir_lite.io.files import InputError, resolve
 from tmcir_lite.study.known_edits import Spoil
+from tmcir_lite.study.variants import FUSIONS
 
 PLAN = Path(__file__).with_name("plan.yaml")
 MAIN, TUNING = "main", "tuning"
@@ -26,11 +27,20 @@ class Edits(Section):
     share: float
 
 
+Triplets = Annotated[int, Field(ge=1)] | Literal["all"]
+
+
 class Alignment(Section):
     """A run of IACMA that cells start from."""
 
     set: list[str] = []
+    pictures: Literal["pseudo", "real"] = "pseudo"
+    """What its texts are paired with: the editor's pictures (or `edits`), or the real targets."""
     edits: Edits | None = None
+    words: float = 0.0
+    """Weight of a second loss that compares words with patches (`variants.WordsToo`)."""
+    triplets: Triplets | None = None
+    """What it and its cells learn from; None: as the plan says."""
     world: dict[str, int | float] | None = None
     """Changes to the garment world that it learns from; cells are trained and measured on the plain one."""
     layout: Layout | None = None
@@ -50,6 +60,12 @@ class Cell(Section):
     method: MethodName
     aligned: str = "none"
     set: list[str] = []
+    fusion: str = "ATF"
+    """Of method TMCIR; a name in `variants.FUSIONS`."""
+    triplets: Triplets | None = None
+    """What it learns from; None: as its alignment says."""
+    neighbours: int = 1
+    """More than 1: batches with hard negatives (`run.data.Data`)."""
     world: dict[str, int | float] | None = None
     """Changes to the garment world that it is trained and measured on."""
     x: float | None = None
@@ -69,6 +85,7 @@ class Claim(Section):
 class Plan(Section):
     """All of it."""
 
+    triplets: Triplets
     base: list[str]
     alignments: dict[str, Alignment]
     cells: list[Cell]
@@ -99,6 +116,7 @@ def load_plan(path: Path = PLAN) -> Plan:
     used += [plan.against(cell) for cell in plan.cells]
     unknown = [cell.aligned for cell in plan.cells if cell.aligned not in plan.alignments]
     unknown += [name for name in used if name not in names]
+    unknown += [cell.fusion for cell in plan.cells if cell.fusion not in FUSIONS]
     if unknown or len(set(names)) < len(names):
         raise InputError(f"{path}: {(unknown or [max(names, key=names.count)])[0]!r} is unknown or stands twice")
     return plan
@@ -132,7 +150,10 @@ def _learning_from(cfg: Config, layout: Layout | None) -> Config:
 
 
 def _in_world(cfg: Config, changes: dict[str, int | float] | None) -> Config:
-    """The same run on a garment world with changes, in a folder beside the plain one that is named for them."""
+    """The same run on a garment world with changes, in a folder beside the plain one that is named for them.
+
+    Sizes are keys of the profile; the world's rules are not, see `world_rules`.
+    """
     if changes is None:
         return cfg
     plain = cfg.garments.root
@@ -141,10 +162,16 @@ def _in_world(cfg: Config, changes: dict[str, int | float] | None) -> Config:
         other.model_copy(update={"root": root + other.root.removeprefix(plain)}) for other in cfg.data.also_evaluate
     ]
     data = {"root": root + cfg.data.root.removeprefix(plain), "also_evaluate": further}
+    sizes = {name: value for name, value in changes.items() if name in GarmentsSettings.model_fields}
     return cfg.model_copy(update={
-        "garments": cfg.garments.model_copy(update={**changes, "root": root}),
+        "garments": cfg.garments.model_copy(update={**sizes, "root": root}),
         "data": cfg.data.model_copy(update=data),
     })  # fmt: skip
+
+
+def world_rules(changes: dict[str, int | float] | None) -> dict[str, float]:
+    """Of the changes to a garment world those that no profile has: how its targets drift."""
+    return {name: value for name, value in (changes or {}).items() if name not in GarmentsSettings.model_fields}
 
 
 def pictures_config(plan: Plan, name: str, profile: str, overrides: Sequence[str]) -> Config:

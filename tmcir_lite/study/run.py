@@ -6,7 +6,7 @@
 
 import gzip
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,16 +21,17 @@ from tmcir_lite.evaluation.protocols import answers, evaluate_split
 from tmcir_lite.io.files import InputError, atomic, read_json, resolve, write_text
 from tmcir_lite.io.processes import pick_device
 from tmcir_lite.method.atf import ATF
+from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.checkpoint import read_history
 from tmcir_lite.method.encoders import Backbone
-from tmcir_lite.method.frozen import Frozen
+from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.model import Composed
 from tmcir_lite.rivals.sums import image_only, text_only, weighted_sum
 from tmcir_lite.run import choices, stages
-from tmcir_lite.run.data import known_attributes, known_garments, prepare_data, sample
+from tmcir_lite.run.data import Data, known_attributes, known_garments, prepare_data, sample, target_images
 from tmcir_lite.run.folder import environment
 from tmcir_lite.run.measure import Method, gallery_of, queries_of
-from tmcir_lite.run.models import load_clip4cir, load_frozen, load_trained, load_trained_pic2word
+from tmcir_lite.run.models import load_cached, load_clip4cir, load_fusion, load_pic2word
 from tmcir_lite.study.effects import changes, claims
 from tmcir_lite.study.fusion_cost import seconds
 from tmcir_lite.study.known_edits import draw_known_edits
@@ -43,8 +44,10 @@ from tmcir_lite.study.plan import (
     finished_runs,
     load_plan,
     pictures_config,
+    world_rules,
 )
 from tmcir_lite.study.report import RESULTS, load_study, markdown, update_readme
+from tmcir_lite.study.variants import FUSIONS, WordsToo
 
 PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
 """One protocol a layout: with the reference in the gallery, a ranking says more of the protocol than of the method."""
@@ -153,8 +156,9 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
     print(f"study: seed {seed}, {cell.part}: {cell.name}", flush=True)
     aligned = _align(plan, cell.aligned, profile, overrides, seed)
     _link(cfg.run_dir / "iacma", aligned / "iacma")
-    backbone, method, facts = _train(cfg, cell)
-    data = prepare_data(cfg)
+    count = cell.triplets or plan.alignments[cell.aligned].triplets or plan.triplets
+    data = _data(cfg, count, cell.world)._replace(neighbours=cell.neighbours)
+    backbone, method, facts = _train(cfg, cell, data)
     splits = [data.val, *data.further]
     measured = [] if cell.part == TUNING else [_measure(cfg, method, split, backbone) for split in splits]
     rows, outcomes = [row for row, _ in measured], [outcome for _, outcome in measured]
@@ -171,8 +175,14 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
         result.to_csv(path, index=False)
 
 
+def _data(cfg: Config, triplets: int | str, world: Mapping[str, float] | None) -> Data:
+    """The dataset of a cell or an alignment, with as many of the triplets to learn from, drawn by the seed."""
+    data = prepare_data(cfg, world_rules(world))
+    return data if triplets == "all" else data._replace(kept=sample(data.kept, triplets, cfg.seed))
+
+
 def _measure(
-    cfg: Config, method: Method, split: Split, backbone: Backbone | Frozen
+    cfg: Config, method: Method, split: Split, backbone: Backbone | CachedEncoder
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The row of the result table for one val split, and a row for each of its queries."""
     protocol, known = PROTOCOL[split.layout], known_garments(split)
@@ -190,16 +200,19 @@ def _measure(
 def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: int) -> Path:
     """The run's folder of an alignment; runs IACMA if that is missing."""
     cfg, alignment = alignment_config(plan, name, profile, overrides, seed), plan.alignments[name]
-    pictures = cfg.run_dir / "pseudo_targets"
+    data = _data(cfg, alignment.triplets or plan.triplets, alignment.world)
+    pictures, images = cfg.run_dir / "pseudo_targets", None
     if alignment.edits is not None and not pictures.is_dir():
-        data = prepare_data(cfg)
         known = known_attributes(data.train)
         draw_known_edits(data.train.triplets, known, pictures, alignment.edits.spoil, alignment.edits.share, seed)
-    elif cfg.iacma.epochs and cfg.iacma.images != "real" and not pictures.exists():
+    elif alignment.pictures == "real":
+        images = target_images(data)
+    elif cfg.iacma.epochs and not pictures.exists():
         drawn = pictures_config(plan, name, profile, overrides)
         stages.make_pseudo_targets(drawn)
         _link(pictures, drawn.run_dir / "pseudo_targets")
-    stages.train_iacma(cfg)
+    model = partial(WordsToo, weight=alignment.words) if alignment.words else Iacma
+    stages.train_iacma(cfg, data, images, model)
     return cfg.run_dir
 
 
@@ -214,23 +227,24 @@ def _link(link: Path, target: Path) -> None:
         link.with_name(f"{link.name}.partial").rename(link)
 
 
-def _train(cfg: Config, cell: Cell) -> tuple[Backbone | Frozen, Method, dict[str, float]]:
-    """Trains what a cell needs; returns the backbone of the gallery, the method, and facts of its training."""
+def _train(cfg: Config, cell: Cell, data: Data) -> tuple[Backbone | CachedEncoder, Method, dict[str, float]]:
+    """Trains what a cell needs; returns the encoders of the gallery, the method, and facts of its training."""
     if cell.method == "TMCIR":
-        stages.train_atf(cfg)
-        model = load_trained(cfg, load_frozen(cfg, aligned=True))
+        fusion = FUSIONS[cell.fusion](cfg)
+        stages.train_fusion(cfg, "atf", fusion, data=data)
+        model = load_fusion(cfg, "atf", fusion)
         return model.backbone, Method(cell.name, model), _spent(cfg, "atf")
     if cell.method == "CLIP4Cir":
-        stages.train_clip4cir(cfg)
+        stages.train_clip4cir(cfg, data)
         model = load_clip4cir(cfg)[1]
         return model.backbone, Method(cell.name, model), _spent(cfg, "combiner", "clip4cir")
     if cell.method == "Pic2Word":
-        stages.train_pic2word(cfg)
-        model = load_trained_pic2word(cfg)
+        stages.train_pic2word(cfg, data)
+        model = load_pic2word(cfg)
         return model.backbone, Method(cell.name, model), _spent(cfg, "pic2word")
-    backbone = load_frozen(cfg, aligned=True)
+    backbone = load_cached(cfg, aligned=True)
     if cell.method == "weighted sum":
-        weight, score, _ = choices.tune_weight(cfg, backbone, prepare_data(cfg))
+        weight, score, _ = choices.tune_weight(cfg, backbone, data)
         return backbone, Method(cell.name, weighted_sum(weight), weight), {"heldout": score, "parameters": 1}
     query = image_only if cell.method == "image only" else text_only
     return backbone, Method(cell.name, query), {"parameters": 0}

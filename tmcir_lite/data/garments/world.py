@@ -61,7 +61,7 @@ class World:
     cirr_train: int
     cirr_val: int
     family: int
-    nuisance_drift: float
+    nuisance_drift: float = 1.0
     unasked_change: float = 0.0
     contradiction: float = 0.0
     background_by_text: float = 0.0

@@ -10,7 +10,7 @@ from tmcir_lite.data.pictures import Reader, load_image
 from tmcir_lite.method.encoders import Backbone, ImageFeatures, TextFeatures
 
 
-class Frozen(nn.Module):
+class CachedEncoder(nn.Module):
     """Stands where a `Backbone` stands; its "pixels" of a picture are the features that the backbone gives it.
 
     Memory: 4 D (1 + N) bytes a picture, 33 KB for the lite CLIP, 100 KB for a ViT-B-32; without tokens 4 D.
