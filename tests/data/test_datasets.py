@@ -18,9 +18,9 @@ from tmcir_lite.data.datasets import Split, load_split, union
 from tmcir_lite.data.holdout import hold_out
 from tmcir_lite.data.layouts import SPLITS, Triplet
 from tmcir_lite.evaluation.protocols import PROTOCOLS, Protocol, protocol
-from tmcir_lite.io.files import InputError
+from tmcir_lite.io.files import ROOT, InputError
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
+REAL = ROOT.parent / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotation is not here")
 
 

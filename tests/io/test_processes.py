@@ -96,7 +96,7 @@ def _one(rank, port, function, arguments):
     ],
 )
 def test_what_a_launcher_left_in_the_shell_makes_no_group(left):
-    code = "import torch; from tmcir_lite.processes import join; print(join(torch.device('cpu')).num_processes)"
+    code = "import torch; from tmcir_lite.io.processes import join; print(join(torch.device('cpu')).num_processes)"
     environment = {name: value for name, value in os.environ.items() if name not in _GROUP} | left
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr
