@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
 help:
-	@echo "make reproduce   set up, run the five notebooks in the lite profile, print the result table"
+	@echo "make reproduce   set up, run the six notebooks in the lite profile, print the result table"
 	@echo "make test        set up, lint, unit tests, notebook tests"
 	@echo "make test-fast   the unit tests that take seconds"
 	@echo "make lab         set up, open JupyterLab"

@@ -1,4 +1,4 @@
-"""Real photos through the same five notebooks: shapes of all kinds, no known attributes, the profile for Fashion-IQ."""
+"""Real photos through the same six notebooks: shapes of all kinds, no known attributes, the profile for Fashion-IQ."""
 
 import json
 

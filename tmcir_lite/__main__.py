@@ -58,7 +58,7 @@ def _profile(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tmcir_lite", description="TMCIR, lite and at paper scale.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    run = commands.add_parser("run", help="all five notebooks in order, then a report")
+    run = commands.add_parser("run", help="all six notebooks in order, then a report")
     run.add_argument("--resume", action="store_true", help="go on with a run of this name")
     rehearse = commands.add_parser("rehearse", help="everything at real size on stand-ins: memory, rates, hours")
     study = commands.add_parser("study", help="methods, ablations and sweeps (study/plan.yaml), several seeds")

@@ -28,7 +28,7 @@ def write(folder, sources):
 
 @pytest.fixture
 def folder(tmp_path):
-    write(tmp_path / "notebooks", [f"print({n}, profile, overrides[-1:])" for n in range(5)])
+    write(tmp_path / "notebooks", [f"print({n}, profile, overrides[-1:])" for n in range(len(notebooks.NOTEBOOKS))])
     return tmp_path / "notebooks"
 
 
@@ -44,15 +44,15 @@ def test_runs_in_order_with_parameters_then_resumes(folder, overrides, tmp_path,
     assert [line.split()[1] for line in lines] == list(notebooks.NOTEBOOKS)
     page = report.read_text()
     assert "0 lite ['name=r']" in page.replace("&#39;", "'")
-    assert page.index("0 lite") < page.index("4 lite")
+    assert page.index("0 lite") < page.index("5 lite")
     with pytest.raises(InputError, match="--resume"):
         notebooks.run("lite", overrides, folder=folder)
     notebooks.run("lite", overrides, resume=True, folder=folder)
-    assert capsys.readouterr().out.count("was done") == 5
+    assert capsys.readouterr().out.count("was done") == 6
 
 
 def test_failing_cell_is_named_and_earlier_results_stay(folder, overrides, tmp_path):
-    write(folder, ["1", "raise ValueError('no such thing')", "3", "4", "5"])
+    write(folder, ["1", "raise ValueError('no such thing')", "3", "4", "5", "6"])
     with pytest.raises(notebooks.StageError, match="02_pseudo_targets, cell 2: ValueError: no such thing"):
         notebooks.run("lite", overrides, folder=folder)
     done = {path.name for path in (tmp_path / "runs" / "r" / "notebooks").iterdir()}
@@ -70,7 +70,7 @@ def test_the_drivers_own_interpreter_draws_into_the_notebook(backend, tmp_path, 
     (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(kernel))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", backend)
-    write(tmp_path / "notebooks", ["import sys\nprint(sys.executable)", FIGURE, "3", "4", "5"])
+    write(tmp_path / "notebooks", ["import sys\nprint(sys.executable)", FIGURE, "3", "4", "5", "6"])
     notebooks.refresh(tmp_path / "notebooks")
     said, drawn = (nbformat.read(tmp_path / "notebooks" / f"{name}.ipynb", as_version=4).cells[1].outputs[0]
                    for name in notebooks.NOTEBOOKS[:2])  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_notebook_opened_by_a_person_draws_too():
 
 
 def test_a_killed_notebook_is_one_line_that_says_why(folder, overrides, capsys, monkeypatch):
-    write(folder, ["1", "import os\nos.kill(os.getpid(), 9)", "3", "4", "5"])
+    write(folder, ["1", "import os\nos.kill(os.getpid(), 9)", "3", "4", "5", "6"])
     monkeypatch.setattr(notebooks.run, "__defaults__", (*notebooks.run.__defaults__[:-1], folder))
     options = [part for override in overrides for part in ("--set", override)]
     assert __main__.main(["run", *options]) == 1

@@ -19,7 +19,7 @@ from tmcir_lite.io.files import ROOT, InputError, atomic, write_text
 from tmcir_lite.run.folder import start_run
 
 FOLDER = ROOT / "notebooks"
-NOTEBOOKS = ("01_data", "02_pseudo_targets", "03_iacma", "04_atf", "05_evaluation")
+NOTEBOOKS = ("01_data", "02_pseudo_targets", "03_iacma", "04_atf", "05_evaluation", "06_claims")
 PARAMETERS = {"profile", "overrides"}
 
 
@@ -42,7 +42,7 @@ class OwnKernel(AsyncKernelManager):
 
 
 def run(profile: str, overrides: Sequence[str] | str = (), resume: bool = False, folder: Path = FOLDER) -> Path:
-    """Executes the five notebooks into `<run>/notebooks` and returns the path of the report.
+    """Executes the notebooks in order into `<run>/notebooks` and returns the path of the report.
 
     Args:
         resume: go on with a run of this name: finished notebooks are skipped.
