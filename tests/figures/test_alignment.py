@@ -60,8 +60,8 @@ def test_best_and_worst_are_by_number_of_right_attributes():
 
 def test_differences_tell_pseudo_target_from_real_target(cfg, data, known):
     triplets = data.train.triplets[:5]
-    rows = compare.read_pseudo_targets(cfg, known, triplets)
-    table = compare.differences(known, data, triplets, rows)
+    rows = compare.read_pseudo_targets(cfg.run_dir / "pseudo_targets", known, triplets)
+    table = compare.differences(known, data.train, triplets, rows)
     assert list(table.index) == ["pseudo-target", "perfect edit", "real target"]
     backdrop = table["change of backdrop (grey levels)"]
     assert backdrop["perfect edit"] == 0
@@ -71,7 +71,7 @@ def test_differences_tell_pseudo_target_from_real_target(cfg, data, known):
 def test_sweep_has_a_row_for_each_setting(cfg, data, known):
     editor = load_editor(cfg.editor, pick_device("cpu"))
     settings = [cfg.editor, cfg.editor.model_copy(update={"steps": 2})]
-    table = compare.sweep(editor, settings, known, data, data.train.triplets[:3])
+    table = compare.sweep(editor, settings, known, data.train, data.train.triplets[:3])
     assert table["steps"].tolist() == [1, 2]
     assert table[["made %", "kept %"]].stack().between(0, 100).all()
 

@@ -1,20 +1,21 @@
-"""The run's pseudo-targets beside perfect edits and real targets, read back by drawing (see `edit_quality`)."""
+"""The run's pseudo-targets beside perfect edits and real targets, read back by drawing (see `quality`)."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from tmcir_lite.config import Config, EditorSettings
+from tmcir_lite.config import EditorSettings
 from tmcir_lite.data.captions import join_captions
+from tmcir_lite.data.datasets import Split
 from tmcir_lite.data.garments import ATTRIBUTES, Picture
 from tmcir_lite.data.layouts import Triplet
 from tmcir_lite.data.pictures import load_image
 from tmcir_lite.pseudo_targets.editors import edit
 from tmcir_lite.pseudo_targets.quality import backdrop_error, read_edits
-from tmcir_lite.run.data import Data
 
 Known = dict[str, Picture]
 
@@ -26,9 +27,8 @@ def perfect_edit(known: Known | None, triplet: Triplet) -> Image.Image | None:
     return Picture(known[triplet.target_name].garment, known[triplet.reference_name].nuisance).draw()
 
 
-def read_pseudo_targets(cfg: Config, known: Known, triplets: Sequence[Triplet]) -> pd.DataFrame:
-    """What the run's pseudo-targets of `triplets` show; `edit_quality.read_edits` says how."""
-    folder = cfg.run_dir / "pseudo_targets"
+def read_pseudo_targets(folder: Path, known: Known, triplets: Sequence[Triplet]) -> pd.DataFrame:
+    """What the pseudo-targets of `triplets` in a folder show; `quality.read_edits` says how."""
     return _read(known, triplets, [load_image(folder / f"{t.id}.png") for t in triplets])
 
 
@@ -46,13 +46,13 @@ def best_and_worst(rows: pd.DataFrame, count: int) -> tuple[list[int], list[int]
     )
 
 
-def differences(known: Known, data: Data, triplets: Sequence[Triplet], rows: pd.DataFrame) -> pd.DataFrame:
+def differences(known: Known, train: Split, triplets: Sequence[Triplet], rows: pd.DataFrame) -> pd.DataFrame:
     """How pseudo-targets, perfect edits and real targets differ from the reference: asked for, not asked for, backdrop.
 
-    `backdrop` is `edit_quality.backdrop_error`. Of real targets the attributes are known and need not be read.
+    `backdrop` is `quality.backdrop_error`. Of real targets the attributes are known and need not be read.
     """
     backdrop = [
-        backdrop_error(load_image(data.train.images[t.target_name]), known[t.reference_name],
+        backdrop_error(load_image(train.images[t.target_name]), known[t.reference_name],
                        known[t.target_name].garment)
         for t in triplets
     ]  # fmt: skip
@@ -63,10 +63,10 @@ def differences(known: Known, data: Data, triplets: Sequence[Triplet], rows: pd.
     ).T  # fmt: skip
 
 
-def sweep(pipeline: DiffusionPipeline, settings: Sequence[EditorSettings], known: Known, data: Data,
+def sweep(pipeline: DiffusionPipeline, settings: Sequence[EditorSettings], known: Known, train: Split,
           triplets: Sequence[Triplet]) -> pd.DataFrame:  # fmt: skip
     """Edits the same references with the same seeds under each of `settings`; a row each."""
-    references = [load_image(data.train.images[t.reference_name]) for t in triplets]
+    references = [load_image(train.images[t.reference_name]) for t in triplets]
     prompts = [join_captions(t.captions, "and") for t in triplets]
     table = []
     for chosen in settings:
