@@ -267,7 +267,7 @@ def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
     if options.start:
         _keep_logs(resolve(options.start), folder)
     tables = {
-        f"Measured on {len(edits)} held-out edits by drawing (`edit_quality.py`), 95% intervals": made,
+        f"Measured on {len(edits)} held-out edits by drawing (`pseudo_targets/quality.py`), 95% intervals": made,
         "The reader's own limit: the perfect edits, encoded and decoded": ceiling,
     }
     tables = {heading: quality_table(rows).to_markdown(index=False) for heading, rows in tables.items()}

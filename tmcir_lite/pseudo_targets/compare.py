@@ -1,4 +1,4 @@
-"""The run's pseudo-targets beside perfect edits and real targets, read back by drawing (see `edit_quality`)."""
+"""The run's pseudo-targets beside perfect edits and real targets, read back by drawing (see `quality`)."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def perfect_edit(known: Known | None, triplet: Triplet) -> Image.Image | None:
 
 
 def read_pseudo_targets(cfg: Config, known: Known, triplets: Sequence[Triplet]) -> pd.DataFrame:
-    """What the run's pseudo-targets of `triplets` show; `edit_quality.read_edits` says how."""
+    """What the run's pseudo-targets of `triplets` show; `quality.read_edits` says how."""
     folder = cfg.run_dir / "pseudo_targets"
     return _read(known, triplets, [load_image(folder / f"{t.id}.png") for t in triplets])
 
@@ -49,7 +49,7 @@ def best_and_worst(rows: pd.DataFrame, count: int) -> tuple[list[int], list[int]
 def differences(known: Known, data: Data, triplets: Sequence[Triplet], rows: pd.DataFrame) -> pd.DataFrame:
     """How pseudo-targets, perfect edits and real targets differ from the reference: asked for, not asked for, backdrop.
 
-    `backdrop` is `edit_quality.backdrop_error`. Of real targets the attributes are known and need not be read.
+    `backdrop` is `quality.backdrop_error`. Of real targets the attributes are known and need not be read.
     """
     backdrop = [
         backdrop_error(load_image(data.train.images[t.target_name]), known[t.reference_name],
