@@ -17,13 +17,14 @@ from tmcir_lite.figures.examples import Example
 from tmcir_lite.figures.theme import themed
 from tmcir_lite.method.atf import Match
 
-Picture = Image.Image | Path | None
+Tile = Image.Image | Path | None
+"""A picture in a row of pictures; None is a gap."""
 _COLOURS = [*sns.color_palette("colorblind"), (0, 0, 0), (0.45, 0.45, 0.45)]
 """Of up to twelve methods."""
 
 
 @themed
-def picture_rows(rows: Sequence[Sequence[Picture]], titles: Sequence[str], captions: Sequence[str] = ()) -> Figure:
+def picture_rows(rows: Sequence[Sequence[Tile]], titles: Sequence[str], captions: Sequence[str] = ()) -> Figure:
     """Pictures in rows (None leaves a gap), a title over each column, a caption to the left of each row."""
     figure, axes = plt.subplots(len(rows), len(titles), figsize=(1.7 * len(titles) + 2.2, 1.75 * len(rows) + 0.4),
                                 squeeze=False)  # fmt: skip
@@ -38,7 +39,7 @@ def picture_rows(rows: Sequence[Sequence[Picture]], titles: Sequence[str], capti
     return figure
 
 
-def _show(axis, picture: Picture) -> None:
+def _show(axis, picture: Tile) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(False)
@@ -172,7 +173,7 @@ def retrievals(example: Example) -> Figure:
     return figure
 
 
-def _frame(axis, picture: Picture, below: str, right: bool = False) -> None:
+def _frame(axis, picture: Tile, below: str, right: bool = False) -> None:
     axis.set_frame_on(True)
     _show(axis, picture)
     axis.set_xlabel(below, fontsize=10)
