@@ -45,7 +45,7 @@ def test_clip_command_ends_the_same_when_it_is_interrupted(clip_out, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("tmcir_lite.training._log", stop)
+        patch.setattr("tmcir_lite.method.training._log", stop)
         with pytest.raises(KeyboardInterrupt):
             run(clip, tmp_path, "--epochs=2")
     assert len(read_history(tmp_path / "work")) == 2  # before training, and the first epoch
