@@ -16,7 +16,7 @@ from tmcir_lite.config import Layout, ProtocolName
 from tmcir_lite.data.captions import join_captions
 from tmcir_lite.data.datasets import Split, load_split, union
 from tmcir_lite.data.holdout import hold_out
-from tmcir_lite.data.layouts import SPLITS, Triplet
+from tmcir_lite.data.layouts import READERS, Triplet
 from tmcir_lite.evaluation.protocols import PROTOCOLS, Protocol, protocol
 from tmcir_lite.io.files import ROOT, InputError
 
@@ -478,7 +478,7 @@ def test_protocols_by_hand(fashioniq, cirr):
 
 
 def test_the_configuration_knows_the_same_layouts_and_protocols():
-    assert set(SPLITS) == set(PROTOCOLS) == set(get_args(Layout))
+    assert set(READERS) == set(PROTOCOLS) == set(get_args(Layout))
     assert {name for names in PROTOCOLS.values() for name in names} == set(get_args(ProtocolName))
 
 

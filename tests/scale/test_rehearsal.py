@@ -6,7 +6,7 @@ import torch
 from tmcir_lite.__main__ import main
 from tmcir_lite.config import load_config
 from tmcir_lite.io.files import InputError
-from tmcir_lite.scale import rehearsal
+from tmcir_lite.scale import needs, rehearsal, rehearsal_profile
 from tmcir_lite.scale.rehearsal import rehearse
 from tmcir_lite.scale.standins import random_editor
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """The profiles for real pictures, on a small built-in architecture and a tiny editor of the profile's class."""
-    monkeypatch.setattr(rehearsal, "random_editor", lambda pipeline: random_editor(pipeline, "tiny"))
-    monkeypatch.setattr(rehearsal, "_SIDE", 80)
+    monkeypatch.setattr(rehearsal_profile, "random_editor", lambda pipeline: random_editor(pipeline, "tiny"))
+    monkeypatch.setattr(rehearsal_profile, "_SIDE", 80)
     return [f"runs={tmp_path}", f"data.root={tmp_path}/none", "device=cpu", "backbone.name=ViT-S-32-alt",
             "backbone.pretrained=null", "editor.size=64", "editor.batch=2", "editor.steps=8", "iacma.batch=4",
             "iacma.chunk=2", "atf.batch=4", "clip4cir.batch=4", "data.workers=0"]  # fmt: skip
@@ -72,6 +72,6 @@ def test_an_architecture_that_a_run_would_refuse_is_not_rehearsed(small):
 
 
 def test_too_little_disk_stops_at_once(small, monkeypatch):
-    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1e6}))
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1e6}))
     with pytest.raises(InputError, match="the disk has 0.0 GB free; set runs"):
         rehearse(load_config("fashioniq", small))

@@ -12,7 +12,7 @@ from tmcir_lite.evaluation.intervals import paired_difference
 from tmcir_lite.io.files import InputError
 from tmcir_lite.run import stages
 from tmcir_lite.run.data import known_attributes, prepare_data
-from tmcir_lite.study.effects import changes, verdict
+from tmcir_lite.study.effects import changes, judge
 from tmcir_lite.study.known_edits import known_edit
 from tmcir_lite.study.plan import alignment_config, cell_config, load_plan, pictures_config
 from tmcir_lite.study.run import _align, _run_cell, chosen_cells, collect, run_study
@@ -252,6 +252,6 @@ def test_seeds_that_disagree_widen_the_interval():
 
 
 def test_verdicts():
-    assert [verdict(1, 2), verdict(-1, 2), verdict(-2, -1)] == [
+    assert [judge(1, 2), judge(-1, 2), judge(-2, -1)] == [
         "holds here", "no difference shown", "the reverse holds here",
     ]  # fmt: skip

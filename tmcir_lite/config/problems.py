@@ -55,6 +55,7 @@ def _yaml_number(value: Any) -> str | None:
 
 
 def dotted(loc: Sequence[str | int]) -> str:
+    """A place in a profile as its keys are written: section.key."""
     return ".".join(str(part) for part in loc)
 
 

@@ -13,7 +13,7 @@ WITHOUT_EFFECT = (
     "editor.batch", "*.chunk",
 )  # fmt: skip
 """Keys that change no result but for rounding: where things lie, and how much is done at once or by whom. A started run
-goes on with others. What lies at a root does decide: see `run_folder.start_run`."""
+goes on with others. What lies at a root does decide: see `run.folder.start_run`."""
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # multiplied below 2**63, which is what generators take
 Count = Annotated[int, Field(ge=1)]
@@ -70,7 +70,7 @@ class DataSettings(Section):
     categories: Annotated[list[Text], Field(min_length=1)] | None = None
     """null: every category found in the files"""
     train_captions: CaptionJoin
-    """how the captions of a triplet become one text: and | random | reversed | first; see datasets.join_captions"""
+    """how the captions of a triplet become one text: and | random | reversed | first; see captions.join_captions"""
     val_captions: QueryCaptions = "and"
     """and | reversed | first | both: the mean of the features of both orders"""
     heldout: OpenShare = 0.1

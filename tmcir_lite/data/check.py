@@ -10,7 +10,7 @@ from PIL import Image
 from tmcir_lite.config import Config
 from tmcir_lite.data.captions import join_captions
 from tmcir_lite.data.datasets import Split, load_split
-from tmcir_lite.data.layouts import SPLITS
+from tmcir_lite.data.layouts import READERS
 from tmcir_lite.io.files import InputError, resolve, sha256
 
 PUBLISHED = {
@@ -35,7 +35,7 @@ def check_data(cfg: Config) -> tuple[str, bool]:
                          "its tree is; data.root may also name a folder elsewhere")  # fmt: skip
     lines, usable, skipping = [f"{layout} in {root}"], True, True
     published = PUBLISHED[layout] if cfg.garments is None else {}
-    for name in SPLITS[layout]:
+    for name in READERS[layout].splits:
         needed = name in ("train", "val")
         try:
             split = load_split(root, layout, name, cfg.data.categories, images=False)

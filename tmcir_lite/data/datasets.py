@@ -1,4 +1,4 @@
-"""Fashion-IQ and CIRR from disk: triplets, galleries, captions, evaluation protocols, held-out triplets.
+"""One split of a dataset from disk: its triplets and galleries, with the pictures that they need.
 
 Nothing is dropped silently: an annotation that does not hold together, or a picture that is missing or broken,
 stops the loading and is named.
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tmcir_lite.config import Layout
-from tmcir_lite.data.layouts import SPLITS, Places, Triplet, holds, read_cirr, read_fashioniq
+from tmcir_lite.data.layouts import READERS, Places, Triplet, holds
 from tmcir_lite.data.picture_files import PictureFolder
 from tmcir_lite.io.files import InputError, resolve
 
@@ -55,18 +55,18 @@ def load_split(
         InputError: unknown layout, split or category; a missing or broken file; a bad record (named by its file and
             its index from 0); missing or broken pictures without `skip_missing`.
     """
-    if layout not in SPLITS:
-        raise InputError(f"layout {layout!r}: unknown; known: {', '.join(SPLITS)}")
-    if split not in SPLITS[layout]:
-        raise InputError(f"split {split!r}: unknown; {layout} has {', '.join(SPLITS[layout])}")
+    if layout not in READERS:
+        raise InputError(f"layout {layout!r}: unknown; known: {', '.join(READERS)}")
+    reader = READERS[layout]
+    if split not in reader.splits:
+        raise InputError(f"split {split!r}: unknown; {layout} has {', '.join(reader.splits)}")
     root = resolve(root)
     for folder in ("captions", "image_splits") + ("images",) * images:
         if not (root / folder).is_dir():
             raise InputError(
                 f"{root}: no folder {folder}/ in it{holds(root)}; the tree it should have is in data/README.md"
             )
-    read = read_cirr if layout == "cirr" else read_fashioniq
-    triplets, places = read(root, split, categories)
+    triplets, places = reader.read(root, split, categories)
     loaded = Split(layout, split, root, triplets, {category: list(names) for category, names in places.items()}, {})
     return _with_images(loaded, places, skip_missing) if images else loaded
 

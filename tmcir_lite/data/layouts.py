@@ -1,15 +1,17 @@
-"""The annotation files of Fashion-IQ and CIRR, read into triplets. A further dataset is a further reader here."""
+"""Fashion-IQ's and CIRR's annotation files as triplets and galleries.
+
+Both lie in `captions/` and `image_splits/`. A further dataset that does is a further reader in `READERS`, and a further
+`Layout` of the configuration.
+"""
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tmcir_lite.config import Layout
 from tmcir_lite.io.files import InputError, read_json
-
-SPLITS: dict[Layout, tuple[str, ...]] = {"fashioniq": ("train", "val", "test"), "cirr": ("train", "val", "test1")}
 
 Places = dict[str, list[str]]
 """Image name -> where mirrors of the dataset keep its picture, relative to `images/`; see `PictureFolder.find`."""
@@ -33,7 +35,20 @@ class Triplet:
     """CIRR: the names of the query's img_set, the reference among them."""
 
 
-def read_fashioniq(root: Path, split: str, categories: Sequence[str] | None) -> tuple[list[Triplet], dict[str, Places]]:
+Annotation = tuple[list[Triplet], dict[str, Places]]
+"""A split's triplets, and for each of its categories where the pictures of the gallery may lie."""
+
+
+class AnnotationReader(NamedTuple):
+    """How the annotation of one dataset is read."""
+
+    splits: tuple[str, ...]
+    read: Callable[[Path, str, Sequence[str] | None], Annotation]
+    """From the dataset's folder, the split and the categories wanted (None: all). Raises InputError for a file that is
+    missing or broken, a record that does not hold together (named by file and index), or an unknown category."""
+
+
+def _read_fashioniq(root: Path, split: str, categories: Sequence[str] | None) -> Annotation:
     pattern = re.compile(rf"cap\.(.+)\.{split}\.json")
     matches = (pattern.fullmatch(path.name) for path in (root / "captions").iterdir())
     found = sorted(match[1] for match in matches if match)
@@ -64,7 +79,7 @@ def _fashioniq_places(path: Path) -> Places:
     return places
 
 
-def read_cirr(root: Path, split: str, categories: Sequence[str] | None) -> tuple[list[Triplet], dict[str, Places]]:
+def _read_cirr(root: Path, split: str, categories: Sequence[str] | None) -> Annotation:
     if categories:
         raise InputError(f"category {categories[0]!r}: CIRR has no categories; write data.categories: null")
     known = _cirr_places(root / "image_splits" / f"split.rc2.{split}.json")
@@ -99,6 +114,12 @@ def _cirr_places(path: Path) -> Places:
         # "train/34/x.png" lies there, or in train/ (no sub-folders), or beside all the others (no folders).
         places[name] = list(dict.fromkeys(("/".join(parts), f"{parts[0]}/{parts[-1]}", parts[-1])))
     return places
+
+
+READERS: dict[Layout, AnnotationReader] = {
+    "fashioniq": AnnotationReader(("train", "val", "test"), _read_fashioniq),
+    "cirr": AnnotationReader(("train", "val", "test1"), _read_cirr),
+}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""Pictures decoded, padded, resized and cropped once, in a memory-mapped file: reading photos can be what training
-waits for."""
+"""Pictures decoded once and kept in a memory-mapped file: decoding photos can be what training waits for."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -7,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, ToTensor
@@ -73,5 +71,5 @@ class _Decoded:
     def __init__(self, transform: Compose):
         self._transform = transform
 
-    def __call__(self, path: Path) -> torch.Tensor:
+    def __call__(self, path: Path) -> Tensor:
         return self._transform(load_image(path))

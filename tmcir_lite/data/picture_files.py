@@ -126,7 +126,7 @@ def _problem(path: Path, size: int, modified: int) -> str | None:
 
 
 def problem(path: Path, read: Reader) -> str | None:
-    """What is wrong with a picture, as a reader of `transforms` says it; None if it can be decoded."""
+    """What is wrong with a picture, as a reader of `pictures` says it; None if it can be decoded."""
     try:
         read(path)
     except InputError as error:

@@ -54,7 +54,7 @@ def encode_captions(backbone: Backbone, triplets: Sequence[Triplet], captions: Q
     """Pooled features of triplets' captions, Q D, on the CPU.
 
     Args:
-        captions: how they are joined, see `datasets.join_captions`; "both" is the mean of the features of "and" and
+        captions: how they are joined, see `captions.join_captions`; "both" is the mean of the features of "and" and
             "reversed", each of length 1 (SEARLE).
     """
     return _mean([encode_texts(backbone, joined(triplets, order)) for order in _orders(captions)])

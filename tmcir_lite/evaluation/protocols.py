@@ -71,7 +71,7 @@ def evaluate_split(
         query_features: Q D, in the order of `split.triplets`.
         gallery_names: the names of all images that any gallery of the split holds.
         gallery_features: their features, one row a name.
-        protocols: names that `datasets.protocol` knows for the split's layout.
+        protocols: names that `protocol` knows for the split's layout.
         recall_at: the k of R@k.
         known: what each image shows, where this is known.
 

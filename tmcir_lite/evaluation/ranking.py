@@ -24,7 +24,7 @@ def target_ranks(
         rank = 1 + number of other gallery images whose score is at least the target's
 
     Ties count against us: features that are all equal rank last, not first. Nothing is sorted; memory does not grow
-    with the gallery, which may be a memory-mapped array on disk (`features.FeatureFile`).
+    with the gallery, which may be a memory-mapped array on disk (`features.gallery_features`).
 
     Args:
         queries: Q D.

@@ -5,6 +5,10 @@ import pandas as pd
 from tmcir_lite.evaluation.intent import MEASURES
 from tmcir_lite.io.files import ROOT
 
+TABLE = ROOT / "data" / "published.csv"
+MEANS = {"fashioniq": ("R@10", "R@50"), "cirr": ("R@5", "Rs@1")}
+"""What a dataset's headline number is the mean of."""
+
 
 def headline(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFrame:
     """The rows averaged over categories of one protocol, one method a row, with recall columns only."""
@@ -17,11 +21,6 @@ def intent_table(results: pd.DataFrame, layout: str, protocol: str) -> pd.DataFr
     """Of the same rows the measures of intent; None where the attributes of the pictures are not known."""
     rows = results.query("layout == @layout and protocol == @protocol and category == 'mean'")
     return rows.set_index("method")[list(MEASURES)] if "kept" in rows and rows["kept"].notna().all() else None
-
-
-TABLE = ROOT / "data" / "published.csv"
-MEANS = {"fashioniq": ("R@10", "R@50"), "cirr": ("R@5", "Rs@1")}
-"""What a dataset's headline number is the mean of."""
 
 
 def beside_published(results: pd.DataFrame, layout: str) -> str:

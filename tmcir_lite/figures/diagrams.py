@@ -9,6 +9,8 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from tmcir_lite.figures.theme import themed
+
 _COLOURS = {"image": "#a6d4f2", "text": "#fbd38a", "both": "#9fdcc4", "loss": "#e6e6e6"}  # tints of Okabe and Ito's
 _NOTE = "Our drawing; what the paper leaves open is our reading."
 
@@ -102,6 +104,7 @@ _FUSION = {
 }
 
 
+@themed
 def workflows() -> Figure:
     """Fig. 1: three ways to make one query of an image and a text: visual-dominant, text-dominant, TMCIR."""
     figure, axes = plt.subplots(3, 1, figsize=(9.8, 6.6))
@@ -110,6 +113,7 @@ def workflows() -> Figure:
     return _finish(figure)
 
 
+@themed
 def framework() -> Figure:
     """Fig. 3: stage 1 aligns both encoders with pseudo-targets (IACMA), stage 2 fuses their tokens (ATF)."""
     figure, (above, below) = plt.subplots(2, 1, figsize=(9.8, 7.2), height_ratios=(2.5, 3.7))
@@ -150,5 +154,4 @@ def _arrow(axis, start: _Box, end: _Box) -> None:
 def _finish(figure: Figure) -> Figure:
     figure.text(0.99, 0.005, _NOTE, ha="right", va="bottom", fontsize=9, color="0.35", style="italic")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
-    plt.close(figure)
     return figure

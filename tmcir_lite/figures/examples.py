@@ -58,7 +58,7 @@ def find(
         k: pictures to show for each query.
 
     Raises:
-        InputError: as `evaluation.places`, `evaluation.target_ranks` and `evaluation.top`.
+        InputError: as `protocols.places`, `ranking.target_ranks` and `ranking.top`.
     """
     target, masked = places(triplets, rules)
     return {
@@ -128,7 +128,7 @@ OURS = "TMCIR"
 
 
 def compare_retrievals(cfg: Config, data: Data, count: int, top_k: int) -> list[Example]:
-    """Queries of one category, chosen by `examples.choose`, and what each method finds for them.
+    """Queries of one category, chosen by `choose`, and what each method finds for them.
 
     Category and protocol are the first of each.
     """

@@ -1,4 +1,4 @@
-"""Every figure the notebooks show. Each function draws and returns a matplotlib figure."""
+"""Figures of pictures, trainings, tokens and results. Each function draws and returns a matplotlib figure."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,17 @@ from torch import Tensor
 
 from tmcir_lite.data.pictures import load_image
 from tmcir_lite.figures.examples import Example
+from tmcir_lite.figures.theme import themed
 from tmcir_lite.method.atf import Match
 
-sns.set_theme(context="notebook", style="whitegrid")
-
-Picture = Image.Image | Path | None
+Tile = Image.Image | Path | None
+"""A picture in a row of pictures; None is a gap."""
 _COLOURS = [*sns.color_palette("colorblind"), (0, 0, 0), (0.45, 0.45, 0.45)]
 """Of up to twelve methods."""
 
 
-def picture_rows(rows: Sequence[Sequence[Picture]], titles: Sequence[str], captions: Sequence[str] = ()) -> Figure:
+@themed
+def picture_rows(rows: Sequence[Sequence[Tile]], titles: Sequence[str], captions: Sequence[str] = ()) -> Figure:
     """Pictures in rows (None leaves a gap), a title over each column, a caption to the left of each row."""
     figure, axes = plt.subplots(len(rows), len(titles), figsize=(1.7 * len(titles) + 2.2, 1.75 * len(rows) + 0.4),
                                 squeeze=False)  # fmt: skip
@@ -35,11 +36,10 @@ def picture_rows(rows: Sequence[Sequence[Picture]], titles: Sequence[str], capti
     for title, axis in zip(titles, axes[0], strict=True):
         axis.set_title(title, fontsize=11)
     figure.tight_layout(h_pad=0.4, w_pad=0.4)
-    plt.close(figure)
     return figure
 
 
-def _show(axis, picture: Picture) -> None:
+def _show(axis, picture: Tile) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(False)
@@ -49,6 +49,7 @@ def _show(axis, picture: Picture) -> None:
     axis.imshow(load_image(picture) if isinstance(picture, Path) else picture, interpolation="nearest")
 
 
+@themed
 def histories(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Training loss (of which a training of no epochs has none) and held-out recall by epoch, one line a training."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
@@ -61,10 +62,10 @@ def histories(tables: Mapping[str, pd.DataFrame]) -> Figure:
     right.set(xlabel="epoch (0: before training)", ylabel=f"{score.removeprefix('heldout_')}, held-out train (%)")
     right.legend()
     figure.tight_layout()
-    plt.close(figure)
     return figure
 
 
+@themed
 def weight_sweeps(sweeps: Mapping[str, pd.DataFrame]) -> Figure:
     """Held-out recall of the weighted sum against the text's weight."""
     figure, axis = plt.subplots(figsize=(6, 3.4))
@@ -74,10 +75,10 @@ def weight_sweeps(sweeps: Mapping[str, pd.DataFrame]) -> Figure:
     axis.set(xlabel="weight of the text in the sum", ylabel=f"{score}, held-out train (%)")
     axis.legend()
     figure.tight_layout()
-    plt.close(figure)
     return figure
 
 
+@themed
 def similarity_maps(maps: Mapping[str, Tensor], columns: Sequence[str], rows: Sequence[str] | None = None) -> Figure:
     """Cosines, R C each, side by side in the same colours; with names of the rows the numbers are written as well.
 
@@ -97,10 +98,10 @@ def similarity_maps(maps: Mapping[str, Tensor], columns: Sequence[str], rows: Se
         axis.tick_params(axis="x", rotation=60)
         axis.tick_params(axis="y", rotation=0)
     figure.tight_layout()
-    plt.close(figure)
     return figure
 
 
+@themed
 def cosine_spread(groups: Mapping[str, Tensor]) -> Figure:
     """Distributions of cosines, one curve a group."""
     figure, axis = plt.subplots(figsize=(6, 3.2))
@@ -109,10 +110,10 @@ def cosine_spread(groups: Mapping[str, Tensor]) -> Figure:
     axis.set(xlabel="cosine of a patch token and a word token", ylabel="density")
     axis.legend()
     figure.tight_layout()
-    plt.close(figure)
     return figure
 
 
+@themed
 def merge_maps(
     pictures: Sequence[Image.Image], grid: tuple[int, int], match: Match, words: Sequence[Sequence[str]]
 ) -> Figure:
@@ -139,7 +140,6 @@ def merge_maps(
         text = "\n".join(textwrap.fill(line, 28, subsequent_indent="    ") for line in lines)
         axis.text(0, -0.04, text, transform=axis.transAxes, ha="left", va="top", fontsize=11, parse_math=False)
     figure.tight_layout()
-    plt.close(figure)
     return figure
 
 
@@ -153,6 +153,7 @@ def _merged_words(match: Match, row: int, words: Sequence[str]) -> tuple[dict[in
     return dict(sorted(into.items())), [word_at[token] for token in kept]
 
 
+@themed
 def retrievals(example: Example) -> Figure:
     """One query: at the left its reference and its target, then a row a method; the target is framed green."""
     methods, shown = len(example.answers), max(len(found) for found in example.answers.values())
@@ -169,11 +170,10 @@ def retrievals(example: Example) -> Figure:
             _frame(axis, answer.picture, answer.mark, right=answer.right)
     figure.suptitle(textwrap.fill(example.title, 90), fontsize=12, parse_math=False)  # a caption may hold a $
     figure.tight_layout(h_pad=0.5, w_pad=0.3)
-    plt.close(figure)
     return figure
 
 
-def _frame(axis, picture: Picture, below: str, right: bool = False) -> None:
+def _frame(axis, picture: Tile, below: str, right: bool = False) -> None:
     axis.set_frame_on(True)
     _show(axis, picture)
     axis.set_xlabel(below, fontsize=10)
@@ -181,6 +181,7 @@ def _frame(axis, picture: Picture, below: str, right: bool = False) -> None:
         side.set(color="#009e73" if right else "0.8", linewidth=5 if right else 1)
 
 
+@themed
 def method_bars(table: pd.DataFrame, title: str) -> Figure:
     """Recall of each method (rows of `table`) at each k (columns)."""
     long = table.reset_index().melt("method", var_name="measure", value_name="%")
@@ -189,10 +190,10 @@ def method_bars(table: pd.DataFrame, title: str) -> Figure:
     axis.set(title=title, xlabel="")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
-    plt.close(figure)
     return figure
 
 
+@themed
 def intent_plane(table: pd.DataFrame) -> Figure:
     """Methods (rows of `table`) as points: what they change against what they keep; ideal is the upper right corner.
 
@@ -212,10 +213,10 @@ def intent_plane(table: pd.DataFrame) -> Figure:
                  xlabel="asked-for attributes of the first answer (%)", ylabel="other attributes kept (%)")  # fmt: skip
     axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     figure.tight_layout()
-    plt.close(figure)
     return figure
 
 
+@themed
 def confusions(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """One square for each attribute: rows what is shown, columns what it is taken for, in % of a row."""
     figure, axes = plt.subplots(2, (len(tables) + 1) // 2, figsize=(15, 8))
@@ -228,5 +229,4 @@ def confusions(tables: Mapping[str, pd.DataFrame]) -> Figure:
         axis.tick_params(axis="x", rotation=60)
         axis.tick_params(axis="y", rotation=0)
     figure.tight_layout()
-    plt.close(figure)
     return figure

@@ -8,21 +8,16 @@ and what the network predicts, in the scheduler's "epsilon" role, is the path's 
 
 import argparse
 import random
-import shutil
-import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
-from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tmcir_lite.config import load_config
 from tmcir_lite.data.captions import join_captions
 from tmcir_lite.data.garments import (
     ATTRIBUTES,
@@ -36,14 +31,11 @@ from tmcir_lite.data.garments import (
     sample_nuisance,
 )
 from tmcir_lite.io.files import check_hashes, resolve
-from tmcir_lite.method.checkpoint import load_weights, read_history
+from tmcir_lite.method.checkpoint import load_weights
 from tmcir_lite.method.training import Schedule, decay_groups, fit
 from tmcir_lite.pretrain.autoencoder import LATENTS, as_floats, build_autoencoder, train_decoder
-from tmcir_lite.pretrain.model_card import command_line, device_name, publish_folder, read_facts
-from tmcir_lite.pretrain.portable import save_pipeline
+from tmcir_lite.pretrain.editor_card import publish
 from tmcir_lite.pretrain.tokenizer import kept_tokenizer
-from tmcir_lite.pseudo_targets.editors import edit
-from tmcir_lite.pseudo_targets.quality import quality_table, read_edits, sample_edits
 
 START_NOISE = 0.05
 DECODER_STEPS, DECODER_BATCH = 100, 32
@@ -216,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     decoder_epochs = 0 if options.start else options.decoder_epochs
     train_decoder(vae, work / "decoder", decoder_epochs, DECODER_STEPS, DECODER_BATCH, options.seed, device)
     pipeline = assemble(model, vae, tokenizer, scheduler)
-    publish(pipeline, options, work)
+    publish(pipeline, options, work, DECODER_STEPS * DECODER_BATCH)
 
 
 def _start_from(folder: Path, parts: dict[str, nn.Module]) -> None:
@@ -232,84 +224,6 @@ def assemble(model: Editing, vae, tokenizer, scheduler) -> StableDiffusionInstru
         vae=vae, text_encoder=model.text_encoder, tokenizer=tokenizer, unet=model.unet, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
     )  # fmt: skip
-
-
-def publish(pipeline, options: argparse.Namespace, work: Path) -> None:
-    """Saves the pipeline (fp16 safetensors) to `--out`, with the training log and a card of what was measured."""
-    settings = load_config("lite").editor
-    pipeline.set_progress_bar_config(disable=True)
-    edits = sample_edits(options.measure, seed=0)
-    started = time.perf_counter()
-    pictures = _edit_in_batches(pipeline, edits, settings)
-    rate = len(edits) / (time.perf_counter() - started)
-    made, ceiling = _read(edits, pictures), _read(edits, _through_autoencoder(pipeline, edits))
-    history, decoder = read_history(work), read_history(work / "decoder")
-    before = _facts_before(resolve(options.start)) if options.start else {}
-    facts = {
-        "what": "diffusers StableDiffusionInstructPix2PixPipeline on 64x64 pictures; starts from the reference's "
-                "latents (`editor.start: reference`), Euler steps; fp16",
-        "made by": f"`{command_line('editor')}`",
-        "data": f"garment world, pretraining half of the attribute combinations, drawn on the fly; seed {options.seed}",
-        "samples seen": f"{options.epochs * options.steps * options.batch:,} edits; decoder "
-                        f"{decoder['epoch'].iloc[-1] * DECODER_STEPS * DECODER_BATCH:,} pictures",
-        **before,
-        "time": f"{pd.concat([history, decoder]).get('seconds').sum() / 3600:.2f} h on {device_name(options.device)}",
-        "autoencoder": f"{decoder['psnr'].iloc[-1]:.1f} dB PSNR on held-out pictures",
-        "sampled with": f"{settings.steps} steps, guidance {settings.guidance}, start noise {settings.start_noise}; "
-                        f"{rate:.0f} pictures a second on this device",
-        "backdrop": f"root mean square error outside the garment {made['backdrop'].mean():.1f} grey levels, of the "
-                    f"autoencoder alone {ceiling['backdrop'].mean():.1f}",
-    }  # fmt: skip
-    folder = work / "pipeline"
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        nn.Module.half(part)  # diffusers' own `to` warns of modules to be kept in float32, of which there are none
-    save_pipeline(pipeline, folder)
-    if options.start:
-        _keep_logs(resolve(options.start), folder)
-    tables = {
-        f"Measured on {len(edits)} held-out edits by drawing (`edit_quality.py`), 95% intervals": made,
-        "The reader's own limit: the perfect edits, encoded and decoded": ceiling,
-    }
-    tables = {heading: quality_table(rows).to_markdown(index=False) for heading, rows in tables.items()}
-    publish_folder(folder, resolve(options.out), work, "Lite editor", facts, tables)
-
-
-def _facts_before(folder: Path) -> dict[str, str]:
-    """What the card of the editor that training started from says of its own training, and of those before it."""
-    card = read_facts(folder)
-    earlier = {name: value for name, value in card.items() if name.startswith("training ")}
-    number = 1 + sum(name.endswith("(made by)") for name in earlier)
-    return earlier | {f"training {number} ({name})": card[name] for name in ("made by", "samples seen", "time")}
-
-
-def _keep_logs(before: Path, folder: Path) -> None:
-    """Puts the logs of earlier trainings, numbered, beside the latest one."""
-    earlier = sorted(before.glob("training_log_*.csv"))
-    for path in earlier:
-        shutil.copy(path, folder)
-    shutil.copy(before / "training_log.csv", folder / f"training_log_{len(earlier) + 1}.csv")
-
-
-def _read(edits: list[tuple[Picture, Picture, str]], pictures: list[Image.Image]):
-    return read_edits((reference, perfect.garment, picture)
-                      for (reference, perfect, _), picture in zip(edits, pictures, strict=True))  # fmt: skip
-
-
-def _edit_in_batches(pipeline, edits, settings) -> list[Image.Image]:
-    pictures = []
-    for start in range(0, len(edits), settings.batch):
-        part = edits[start : start + settings.batch]
-        images, prompts = [reference.draw() for reference, *_ in part], [text for *_, text in part]
-        pictures += edit(pipeline, images, prompts, range(start, start + len(part)), settings)
-    return pictures
-
-
-@torch.no_grad()
-def _through_autoencoder(pipeline, edits) -> list[Image.Image]:
-    processor, vae = pipeline.image_processor, pipeline.vae
-    batches = [processor.preprocess([perfect.draw() for _, perfect, _ in edits[i : i + 100]])
-               for i in range(0, len(edits), 100)]  # fmt: skip
-    return [picture for batch in batches for picture in processor.postprocess(vae(batch.to(vae.device)).sample)]
 
 
 if __name__ == "__main__":

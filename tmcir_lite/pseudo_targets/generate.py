@@ -167,7 +167,9 @@ def _join_manifests(folder: Path, batches: list[Sequence[Job]], shared: dict[str
     found = {record["id"]: record for path in (folder / MANIFEST, *parts) for record in _read(path)}
     for job in (job for batch in batches for job in batch if job.id in found):
         expected, record = _record(job, shared), found[job.id]
-        changed = [key for key in expected if key != "model" and record.get(key) != expected[key]]  # see start_run
+        changed = [
+            key for key in expected if key != "model" and record.get(key) != expected[key]
+        ]  # see `run.folder.start_run`
         if changed:
             raise InputError(f"{folder / MANIFEST}: begun with another {', '.join(changed)} (see {job.id}); "
                              "give the run another name or remove the folder")  # fmt: skip

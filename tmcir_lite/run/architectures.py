@@ -1,4 +1,4 @@
-"""Which open_clip architectures give the features and tokens that `backbone` reads: judged before anything is built."""
+"""Which open_clip architectures give the features and tokens that `encoders` reads: judged before anything is built."""
 
 from typing import Any
 

@@ -93,13 +93,13 @@ def choose_weight(
     Args:
         image: Q D, features of the reference images.
         text: Q D, features of the relative captions.
-        gallery, target_index, masked_index, chunk: as in `evaluation.target_ranks`.
+        gallery, target_index, masked_index, chunk: as in `ranking.target_ranks`.
 
     Returns:
         The weight (of equals, the smallest), and the sweep: columns weight and `R@k`.
 
     Raises:
-        InputError: a weight not between 0 and 1, or as `evaluation.target_ranks`.
+        InputError: a weight not between 0 and 1, or as `ranking.target_ranks`.
     """
 
     def measure(weight: float) -> float:

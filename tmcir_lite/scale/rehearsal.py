@@ -4,7 +4,6 @@ The stages are the run's own. Pictures are drawn, the models have the profile's 
 (`standins`), so neither the dataset nor a download is needed; models in a local folder are taken as they are.
 """
 
-import dataclasses
 import shutil
 import sys
 import time
@@ -14,28 +13,19 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-import yaml
-from huggingface_hub import scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
-from PIL import Image
 
-from tmcir_lite.config import Config, EditorSettings, GarmentsSettings
-from tmcir_lite.data.check import PUBLISHED
-from tmcir_lite.data.datasets import load_split
-from tmcir_lite.data.garments import World
+from tmcir_lite.config import Config
 from tmcir_lite.data.pictures import load_image
 from tmcir_lite.evaluation.features import encode_images
-from tmcir_lite.io.files import InputError, resolve, write_text
+from tmcir_lite.io.files import InputError, write_text
 from tmcir_lite.io.processes import pick_device
-from tmcir_lite.pseudo_targets.editors import edit, half_precision, load_editor, sees_reference
+from tmcir_lite.pseudo_targets.editors import edit, load_editor
 from tmcir_lite.run import measure, stages
-from tmcir_lite.run.backbones import hub_id
 from tmcir_lite.run.data import prepare_data
 from tmcir_lite.run.models import load_start
-from tmcir_lite.scale.standins import random_backbone, random_editor
+from tmcir_lite.scale.needs import count_data, disk_needed, models_at_hand
+from tmcir_lite.scale.rehearsal_profile import STEPS, with_stand_ins, write_filled
 
-_STEPS = 2  # optimizer steps an epoch; the second of two epochs is timed, when all is warm
-_SIDE = 512  # pixels of a stand-in picture, about what the real photos have
 _LARGEST = 64  # pictures an editor is tried with at once
 _TRAININGS = (
     ("iacma", "iacma", stages.train_iacma),
@@ -45,7 +35,6 @@ _TRAININGS = (
     ("clip4cir", "clip4cir", stages.train_clip4cir),
 )
 """Folder in the run, section of the profile, stage."""
-_PNG = 1.3  # bytes a pixel: of 26 photos of clothes, padded to 512 pixels, 0.7 in the mean and 1.2 at most
 _PASSES = 8  # backbones that the evaluation encodes a gallery with
 
 
@@ -78,9 +67,9 @@ def rehearse(cfg: Config) -> tuple[str, Path]:
     """
     device, folder = pick_device(cfg.device), cfg.run_dir.with_name(f"{cfg.name}-rehearsal")
     shutil.rmtree(folder, ignore_errors=True)
-    triplets, gallery, source = _counts(cfg)
-    small = _with_stand_ins(cfg, folder, device)
-    lines = [f"device: {device}; {source}", *_weights(cfg), _disk(cfg, small, triplets)]
+    triplets, gallery, source = count_data(cfg)
+    small = with_stand_ins(cfg, folder, device)
+    lines = [f"device: {device}; {source}", *models_at_hand(cfg), disk_needed(cfg, small, triplets, len(_TRAININGS))]
     print("\n".join(lines), flush=True)
     batch, editing = _rehearse_editor(small, device, cfg.editor.steps, cfg.editor.limit or triplets)
     found, costs = {"editor": {"batch": batch}}, [editing]
@@ -99,114 +88,7 @@ def rehearse(cfg: Config) -> tuple[str, Path]:
     write_text(folder / "report.md", report + "\n")
     for used in (path for path in folder.iterdir() if path.is_dir()):
         shutil.rmtree(used)  # random weights of gigabytes
-    return report, _fill_in(cfg, found, folder / "filled.yaml")
-
-
-def _counts(cfg: Config) -> tuple[int, int, str]:
-    """Train triplets, val gallery images, and where the numbers are from."""
-    if cfg.garments is not None:
-        g = cfg.garments
-        sizes = (g.train, 3 * g.gallery) if cfg.data.layout == "fashioniq" else (g.cirr_train, 3 * g.cirr_val)
-        return *sizes, f"{sizes[0]} train triplets, by the profile"
-    root = resolve(cfg.data.root)
-    if root.is_dir():
-        train, val = (load_split(root, cfg.data.layout, name, cfg.data.categories, images=False)
-                      for name in ("train", "val"))  # fmt: skip
-        return len(train.triplets), sum(map(len, val.galleries.values())), f"{len(train.triplets)} triplets in {root}"
-    published = PUBLISHED[cfg.data.layout]
-    return (
-        published["train"][0],
-        published["val"][1],
-        f"{root}: NOT THERE (data/README.md says how to get it); the published counts are used",
-    )
-
-
-def _weights(cfg: Config) -> list[str]:
-    """Whether the real models are at hand."""
-    try:
-        cached = {repo.repo_id for repo in scan_cache_dir().repos}
-    except CacheNotFound:
-        cached = set()
-    lines = []
-    if not resolve(cfg.editor.model).is_dir():
-        lines.append(f"editor {cfg.editor.model}: {_there(cfg.editor.model in cached)}")
-    if not cfg.backbone.name.startswith("local-dir:"):
-        hub = hub_id(cfg.backbone.name, cfg.backbone.pretrained)
-        lines.append(f"backbone {cfg.backbone.name} ({hub}): {_there(hub in cached)}")
-    return lines
-
-
-def _there(cached: bool) -> str:
-    return "in this machine's cache" if cached else "NOT in this machine's cache; it will be downloaded"
-
-
-def _disk(cfg: Config, small: Config, triplets: int) -> str:
-    weights = sum(path.stat().st_size for path in _folder(small.backbone.name).glob("*.safetensors"))
-    pictures = _PNG * (cfg.editor.limit or triplets) * cfg.editor.size**2
-    models = (3 * len(_TRAININGS) + 4) * weights  # three of each training stay, four of IACMA; three more at work
-    need = (pictures + models) / 1e9
-    free = shutil.disk_usage(small.run_dir.parent).free / 1e9
-    if need > free:
-        raise InputError(f"runs: {cfg.runs}: the run leaves about {need:.1f} GB, the disk has {free:.1f} GB free; "
-                         "set runs to a folder on a larger disk")  # fmt: skip
-    return f"disk: the run leaves about {need:.1f} GB, {free:.0f} GB are free"
-
-
-def _folder(name: str) -> Path:
-    return resolve(name.removeprefix("local-dir:"))
-
-
-def _with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
-    """The profile with drawn pictures, random models and two short epochs."""
-    pairs = max(cfg.iacma.batch, cfg.atf.batch, cfg.clip4cir.batch)
-    train = int(_STEPS * pairs / (1 - cfg.data.heldout)) + 12
-    sizes = {"train": train, "cirr_train": 2} if cfg.data.layout == "fashioniq" else {"train": 3, "cirr_train": train}
-    world = World(seed=0, val=6, gallery=8, cirr_val=12, family=2, nuisance_drift=1.0, **sizes)
-    garments = GarmentsSettings(root=str(folder / "world"), **dataclasses.asdict(world))
-    data = cfg.data.model_copy(update={
-        "root": str(folder / "world" / cfg.data.layout), "categories": None, "also_evaluate": [], "workers": 0,
-    })  # fmt: skip
-    backbone, editor = cfg.backbone, cfg.editor.model_copy(update={"limit": None, "steps": _few_steps(cfg.editor)})
-    if not backbone.name.startswith("local-dir:"):
-        random_backbone(backbone.name, folder / "clip", backbone.target_pad)
-        backbone = backbone.model_copy(update={"name": f"local-dir:{folder / 'clip'}", "pretrained": None})
-    if not resolve(editor.model).is_dir():
-        with _default_dtype(half_precision(device)):
-            random_editor(editor.pipeline).save_pretrained(folder / "editor")
-        editor = editor.model_copy(update={"model": str(folder / "editor"), "revision": None})
-    small = cfg.model_copy(update={
-        "name": "run", "runs": str(folder), "garments": garments, "data": data, "backbone": backbone, "editor": editor,
-        **_changed(cfg, ("iacma", "atf", "clip4cir"), epochs=2),
-        **_changed(cfg, ("combiner", "pic2word"), epochs=1, batch=pairs),
-    })  # fmt: skip
-    loaded = prepare_data(small)
-    for path in {*loaded.train.images.values(), *loaded.val.images.values()}:
-        load_image(path).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(path, compress_level=1)
-    return small
-
-
-def _changed(cfg: Config, sections: tuple[str, ...], **changes) -> dict:
-    return {name: getattr(cfg, name).model_copy(update=changes) for name in sections}
-
-
-def _few_steps(settings: EditorSettings) -> int:
-    """As few as the editor can do with."""
-    few = range(2, settings.steps)
-    return next((n for n in few if settings.strength is None or sees_reference(n, settings.strength)), settings.steps)
-
-
-class _default_dtype:
-    """Makes new models in this number format: random weights of billions of parameters fit only in half precision."""
-
-    def __init__(self, dtype: torch.dtype):
-        self._dtype = dtype
-
-    def __enter__(self):
-        self._before = torch.get_default_dtype()
-        torch.set_default_dtype(self._dtype)
-
-    def __exit__(self, *_):
-        torch.set_default_dtype(self._before)
+    return report, write_filled(cfg, found, folder / "filled.yaml")
 
 
 def _rehearse_editor(cfg: Config, device: torch.device, steps: int, items: int) -> tuple[int, Cost]:
@@ -265,7 +147,7 @@ def _rehearse_training(
         smaller = getattr(cfg, section).model_copy(update={"chunk": chunk // 2})
         cfg = cfg.model_copy(update={section: smaller})
     seconds = max(float(history["seconds"].iloc[-1]), 0.05)  # the history gives tenths of a second
-    cost = Cost(folder, chunk, _peak(device), _STEPS * batch / seconds, items)
+    cost = Cost(folder, chunk, _peak(device), STEPS * batch / seconds, items)
     _say(cost)
     return cfg, cost
 
@@ -309,12 +191,3 @@ def _table(costs: list[Cost]) -> str:
     table = pd.DataFrame([cost._asdict() | {"hours": cost.hours} for cost in costs])
     table.columns = ["stage", "at once", "memory (GB)", "per second", "items", "hours"]
     return table.round(2).to_markdown(index=False)
-
-
-def _fill_in(cfg: Config, found: dict[str, dict], path: Path) -> Path:
-    values = cfg.model_dump()
-    for section, changes in found.items():
-        values[section] |= changes
-    heading = "# Written by a rehearsal: the profile, with the batches that fit this machine.\n"
-    write_text(path, heading + yaml.safe_dump(values, sort_keys=False))
-    return path

@@ -1,6 +1,6 @@
 """Search: a picture and words against any folder of pictures, with the model of a finished run.
 
-Every picture is read as people see it (`transforms.load_photo`), those of the run's own val gallery too.
+Every picture is read as people see it (`pictures.load_photo`), those of the run's own val gallery too.
 """
 
 import os

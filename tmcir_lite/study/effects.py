@@ -19,7 +19,7 @@ def claims(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
     cells = _by_cell(outcomes)
     return pd.DataFrame(
         {"claim": claim.claim, "effect": f"{test[0]} - {test[1]}", "measure": claim.measure, **effect,
-         "verdict": verdict(effect["low"], effect["high"])}
+         "verdict": judge(effect["low"], effect["high"])}
         for claim in plan.claims for test in claim.tests for effect in _effects(cells, *test, claim.measure)
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ def changes(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def verdict(low: float, high: float) -> str:
+def judge(low: float, high: float) -> str:
     """What an effect's interval says of a claim that it is above 0."""
     if low > 0:
         return "holds here"

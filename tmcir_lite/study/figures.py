@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tmcir_lite.evaluation.results import MEANS
+from tmcir_lite.figures.theme import themed
 from tmcir_lite.study.report import ABSENT, LAYOUTS, Study
 
 _COLOURS = {"fashioniq": "#0072b2", "cirr": "#e69f00"}  # Okabe and Ito's, as below
@@ -22,6 +23,7 @@ _HALF = "TMCIR"
 _SUM = "fine-tuned sum"
 
 
+@themed
 def threshold_curve(study: Study) -> Figure:
     """As Fig. 4 of the paper: recall, and share of merged words, against the threshold."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4))
@@ -44,6 +46,7 @@ def threshold_curve(study: Study) -> Figure:
     return _done(figure)
 
 
+@themed
 def cost_curve(cost: pd.DataFrame) -> Figure:
     """What merging saves against the threshold, each size of `fusion_cost`'s table for itself."""
     sizes = cost.groupby("size", sort=False)
@@ -85,6 +88,7 @@ def _curve(axis: Axes, rows: pd.DataFrame, colour: str, label: str | None = None
         axis.axvline((1 + off.index[0]) / 2, color="0.6", linestyle=":", linewidth=1)
 
 
+@themed
 def dose_response(study: Study) -> Figure:
     """What IACMA gives the weighted sum with pseudo-targets from perfect to all wrong, and with the editor's own."""
     shown = {"perfect": "sum, perfect", "a quarter copies": "a quarter copies", "all copies": "all copies",
@@ -93,6 +97,7 @@ def dose_response(study: Study) -> Figure:
     return _gains_figure(study, shown, "weighted sum", "IACMA with pseudo-targets of known quality", width=13)
 
 
+@themed
 def drift(study: Study) -> Figure:
     """What IACMA gives the weighted sum with real targets that drift less or more, and with pseudo-targets."""
     rules = ("no drift", "background by text", "half unasked changes", "unasked changes", "half contradicted",
@@ -103,6 +108,7 @@ def drift(study: Study) -> Figure:
     return _gains_figure(study, shown, "weighted sum", "IACMA with real and with pseudo-targets", width=14.5)
 
 
+@themed
 def ablations(study: Study) -> Figure:
     """What each part of the fusion, each alignment before it, and each choice of IACMA's changes."""
     figure, (upper, lower, recipes) = plt.subplots(3, 1, figsize=(14, 12))
@@ -155,6 +161,7 @@ def _gains(axis: Axes, study: Study, shown: Mapping[str, str], base: str) -> Non
                 fontsize=9.5, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # fmt: skip
 
 
+@themed
 def triplets_curve(study: Study) -> Figure:
     """R@1 with fusion and of a fine-tuned sum against the number of training triplets."""
     usual = study.plan.triplets
@@ -182,6 +189,7 @@ def triplets_curve(study: Study) -> Figure:
     return _done(figure)
 
 
+@themed
 def many_triplets(study: Study) -> Figure:
     """What the fusion gives with as many triplets as the real datasets have, beside a sum, tuned and fine-tuned."""
     names = ("ATF alone", "ATF alone, merging off", _SUM, "TMCIR")
@@ -189,6 +197,7 @@ def many_triplets(study: Study) -> Figure:
     return _gains_figure(study, shown, "weighted sum, 18000", "18,000 training triplets", width=10)
 
 
+@themed
 def trained_on_cirr(study: Study) -> Figure:
     """What training on CIRR's layout gives each method, with few triplets and with as many as above."""
     names = ("CLIP4Cir", _OFF, _HALF, _SUM, f"{_HALF}, 18000", f"{_SUM}, 18000")
@@ -196,6 +205,7 @@ def trained_on_cirr(study: Study) -> Figure:
     return _gains_figure(study, shown, "weighted sum, on CIRR", "Trained on CIRR's layout", width=10)
 
 
+@themed
 def effects(study: Study) -> Figure:
     """Every effect that tests a claim of the paper with its 95% interval: right of 0 is the paper's side."""
     tests = [(claim, test) for claim in study.plan.claims for test in claim.tests]
@@ -237,5 +247,4 @@ def _say_absent(axis: Axes) -> None:
 
 def _done(figure: Figure) -> Figure:
     figure.tight_layout(w_pad=2)
-    plt.close(figure)
     return figure
