@@ -5,12 +5,18 @@ import collections
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
+import traceback
 
 import pytest
 
+from tmcir_lite.config import load_config
 from tmcir_lite.io.files import ROOT
+from tmcir_lite.method import atf
+from tmcir_lite.run.models import token_fusion
+from tmcir_lite.run.stages import train_fusion
 
 PACKAGE = ROOT / "tmcir_lite"
 
@@ -208,3 +214,19 @@ def test_what_the_pages_name_is_there(page):
         for word in re.findall(r"\w+(?=`)", words)
         if not re.search(rf"^(def|class) {word}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
     )
+
+
+def test_a_training_step_is_seven_calls_from_the_stage_to_the_maths(cfg, tiny, monkeypatch):
+    stacks, match = [], atf.match
+
+    def watched(*inputs):
+        stacks.append([frame.name for frame in traceback.extract_stack() if frame.filename.startswith(str(PACKAGE))])
+        return match(*inputs)
+
+    monkeypatch.setattr(atf, "match", watched)
+    run = load_config("lite", [*tiny, "name=depth", "atf.epochs=1"])
+    shutil.copytree(cfg.run_dir / "iacma", run.run_dir / "iacma")
+    train_fusion(run, "atf", token_fusion(run))
+    steps = [[*stack, "match"] for stack in stacks if "heldout_recall" not in stack]
+    assert steps
+    assert max(steps, key=len) == ["train_fusion", "train", "fit", "forward", "forward", "fuse", "match"]

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tmcir_lite.config import Layout, ProtocolName
+from tmcir_lite.config import PROTOCOLS, Layout, ProtocolName
 from tmcir_lite.data.captions import join_captions
 from tmcir_lite.data.datasets import Split, load_split, union
 from tmcir_lite.data.holdout import hold_out
 from tmcir_lite.data.layouts import READERS, Triplet
-from tmcir_lite.evaluation.protocols import PROTOCOLS, Protocol, protocol
+from tmcir_lite.evaluation.protocols import Protocol, protocol
 from tmcir_lite.io.files import ROOT, InputError
 
 REAL = ROOT.parent / "shared" / "data"

@@ -5,6 +5,7 @@ Keys have a default where one value serves everywhere; `python -m tmcir_lite con
 
 from tmcir_lite.config.profiles import as_overrides, load_config, profile_names
 from tmcir_lite.config.sections import (
+    PROTOCOLS,
     WITHOUT_EFFECT,
     AtfSettings,
     BackboneSettings,
@@ -26,7 +27,8 @@ from tmcir_lite.config.sections import (
 from tmcir_lite.config.yaml_files import EDITORS, PROFILES, read_yaml
 
 __all__ = [
-    "EDITORS", "PROFILES", "WITHOUT_EFFECT", "AtfSettings", "BackboneSettings", "CaptionJoin", "Config", "DataSettings",
+    "EDITORS", "PROFILES", "PROTOCOLS", "WITHOUT_EFFECT", "AtfSettings", "BackboneSettings", "CaptionJoin", "Config",
+    "DataSettings",
     "EditorSettings", "EvaluationSet", "GarmentsSettings", "IacmaSettings", "Layout", "ProtocolName", "QueryCaptions",
     "RivalSettings", "Section", "TrainingSettings", "as_overrides", "explained", "load_config", "profile_names",
     "read_yaml",

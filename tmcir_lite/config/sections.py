@@ -27,6 +27,11 @@ Layout = Literal["fashioniq", "cirr"]
 CaptionJoin = Literal["and", "random", "reversed", "first"]
 QueryCaptions = Literal["and", "reversed", "first", "both"]
 ProtocolName = Literal["original", "original-masked", "val-union", "cirr"]
+PROTOCOLS: dict[Layout, tuple[ProtocolName, ...]] = {
+    "fashioniq": ("original", "original-masked", "val-union"),
+    "cirr": ("cirr",),
+}
+"""What queries can be ranked against in each layout; see `evaluation.protocols`."""
 
 
 class Section(BaseModel):
@@ -212,6 +217,16 @@ class Config(Section):
     combiner: RivalSettings
     pic2word: RivalSettings
     evaluation: EvaluationSettings
+
+    @field_validator("evaluation")  # declared after `data`, so that its layout is known here
+    @classmethod
+    def _protocols_of_the_layout(cls, value: EvaluationSettings, info: ValidationInfo) -> EvaluationSettings:
+        if "data" in info.data:
+            known = PROTOCOLS[info.data["data"].layout]
+            for name in value.protocols:
+                if name not in known:
+                    raise ValueError(f"protocols: {name}: {info.data['data'].layout} has {', '.join(known)}")
+        return value
 
     @property
     def run_dir(self) -> Path:

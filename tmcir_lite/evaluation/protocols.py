@@ -8,18 +8,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tmcir_lite.config import Layout, ProtocolName
+from tmcir_lite.config import PROTOCOLS, ProtocolName
 from tmcir_lite.data.datasets import Split, union
 from tmcir_lite.data.garments import Garment
 from tmcir_lite.data.layouts import Triplet
 from tmcir_lite.evaluation.intent import intent
 from tmcir_lite.evaluation.ranking import CHUNK, recall, subset_ranks, target_ranks, top
 from tmcir_lite.io.files import InputError
-
-PROTOCOLS: dict[Layout, tuple[ProtocolName, ...]] = {
-    "fashioniq": ("original", "original-masked", "val-union"),
-    "cirr": ("cirr",),
-}
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import pandas as pd
 from torch import Tensor
 
-from tmcir_lite.config import Config
+from tmcir_lite.config import PROTOCOLS, Config
 from tmcir_lite.data.datasets import Split, load_split
 from tmcir_lite.data.garments import Garment
 from tmcir_lite.evaluation.cirr_server import write_cirr
 from tmcir_lite.evaluation.features import encode_captions, encode_images, encode_queries
-from tmcir_lite.evaluation.protocols import PROTOCOLS, evaluate_split
+from tmcir_lite.evaluation.protocols import evaluate_split
 from tmcir_lite.evaluation.results import beside_published, headline
 from tmcir_lite.io.files import InputError, atomic, write_text
 from tmcir_lite.method.cached import CachedEncoder
