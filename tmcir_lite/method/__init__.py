@@ -5,5 +5,5 @@
 - `atf`: the fusion, equation by equation.
 - `model`: stage 2, a query composed by a fusion, towards the real target.
 - `training`: the loop, and `checkpoint`, what it leaves on disk.
-- `encoders`: what CLIP says of images and texts; `frozen`: the same where it is not trained.
+- `encoders`: CLIP's outputs for images and texts, pooled and as tokens; `cached`: the same where it is not trained.
 """

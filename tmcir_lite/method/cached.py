@@ -11,7 +11,7 @@ from tmcir_lite.method.encoders import Backbone, ImageFeatures, TextFeatures
 
 
 class CachedEncoder(nn.Module):
-    """Stands where a `Backbone` stands; its "pixels" of a picture are the features that the backbone gives it.
+    """A `Backbone` that is not trained: `load` gives a picture's cached features in place of its pixels.
 
     Memory: 4 D (1 + N) bytes a picture, 33 KB for the lite CLIP, 100 KB for a ViT-B-32; without tokens 4 D.
 
@@ -32,7 +32,7 @@ class CachedEncoder(nn.Module):
 
     @torch.no_grad()
     def load(self, paths: Sequence[Path], read: Reader = load_image) -> Tensor:
-        """What `image` takes for picture files, B (1+N) D, on the CPU; encodes those that were not asked for before."""
+        """Cached features of picture files, B (1+N) D, on the CPU, for `image`; encodes those that are asked for first."""
         new = list(dict.fromkeys(path for path in paths if (path, read) not in self._features))
         if new:
             features = self.inner.image(self.inner.load(new, read).to(self.logit_scale.device))

@@ -18,7 +18,7 @@ from tmcir_lite.method.checkpoint import save_weights
 
 
 class ImageFeatures(NamedTuple):
-    """What the visual encoder says of B images."""
+    """Outputs of the visual encoder for B images."""
 
     pooled: Tensor
     """B D."""
@@ -27,7 +27,7 @@ class ImageFeatures(NamedTuple):
 
 
 class TextFeatures(NamedTuple):
-    """What the text encoder says of B texts."""
+    """Outputs of the text encoder for B texts."""
 
     pooled: Tensor
     """B D."""
