@@ -32,7 +32,7 @@ class CachedEncoder(nn.Module):
 
     @torch.no_grad()
     def load(self, paths: Sequence[Path], read: Reader = load_image) -> Tensor:
-        """Cached features of picture files, B (1+N) D, on the CPU, for `image`; encodes those that are asked for first."""
+        """Features of picture files for `image`, B (1+N) D, on the CPU; each file is encoded when first asked for."""
         new = list(dict.fromkeys(path for path in paths if (path, read) not in self._features))
         if new:
             features = self.inner.image(self.inner.load(new, read).to(self.logit_scale.device))

@@ -58,7 +58,7 @@ def evaluate(cfg: Config, fusions: Mapping[str, Fusion] | None = None) -> pd.Dat
     if untrained:
         raise InputError(f"fusions: {untrained[0]!r}: not trained; stages.train_fusion does it")
     path = cfg.run_dir / "evaluation" / "results.csv"
-    there = [pd.read_csv(path)] if path.is_file() else []
+    there = [pd.read_csv(path, dtype={"commit": str})] if path.is_file() else []
     known = set(there[0]["method"]) if there else set()
     left = {name: fusion for name, fusion in (fusions or {}).items() if name not in known}
     if there and not left:
@@ -99,18 +99,18 @@ def submit(cfg: Config) -> list[Path]:
 
 def summary(cfg: Config, results: pd.DataFrame) -> str:
     """The result table as Markdown, with what a number has to name beside it."""
-    facts = environment(cfg)
     lines = []
     for (layout, protocol), rows in results.groupby(["layout", "protocol"], sort=False):
         sizes = rows.query("category == 'mean'").iloc[0]
         lines += [f"**{layout}, protocol {protocol}**: {int(sizes['queries'])} queries, "
                   f"{int(sizes['gallery'])} gallery images", ""]  # fmt: skip
         lines += [headline(results, layout, protocol).round(2).to_markdown(), ""]
-    commit = f"{facts['commit'] or 'unknown'}{' with local changes' if facts['dirty'] else ''}"
+    commits, dirty = results["commit"].dropna().unique(), results["dirty"].eq(True).any()
+    commit = f"{', '.join(commits) or 'unknown'}{' with local changes' if dirty else ''}"
     skipped = int(results["skipped"].max())
     weights = results.dropna(subset="text_weight").groupby("method", sort=False)["text_weight"].first()
     lines.append(
-        f"Run `{cfg.name}`: seed {cfg.seed}, {facts['device']}, backbone {cfg.backbone.name}, editor "
+        f"Run `{cfg.name}`: seed {cfg.seed}, {' and '.join(results['device'].unique())}, backbone {cfg.backbone.name}, editor "
         f'{cfg.editor.model}, commit {commit}; val captions joined with "{cfg.data.val_captions}"; text weights '
         f"({', '.join(f'{name}: {weight:.2f}' for name, weight in weights.items())}) and "
         f"epochs chosen on {cfg.data.heldout:.0%} of train kept aside; ties count against us; "
