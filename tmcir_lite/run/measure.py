@@ -107,10 +107,11 @@ def summary(cfg: Config, results: pd.DataFrame) -> str:
         lines += [headline(results, layout, protocol).round(2).to_markdown(), ""]
     commits, dirty = results["commit"].dropna().unique(), results["dirty"].eq(True).any()
     commit = f"{', '.join(commits) or 'unknown'}{' with local changes' if dirty else ''}"
+    devices = " and ".join(results["device"].unique())
     skipped = int(results["skipped"].max())
     weights = results.dropna(subset="text_weight").groupby("method", sort=False)["text_weight"].first()
     lines.append(
-        f"Run `{cfg.name}`: seed {cfg.seed}, {' and '.join(results['device'].unique())}, backbone {cfg.backbone.name}, editor "
+        f"Run `{cfg.name}`: seed {cfg.seed}, {devices}, backbone {cfg.backbone.name}, editor "
         f'{cfg.editor.model}, commit {commit}; val captions joined with "{cfg.data.val_captions}"; text weights '
         f"({', '.join(f'{name}: {weight:.2f}' for name, weight in weights.items())}) and "
         f"epochs chosen on {cfg.data.heldout:.0%} of train kept aside; ties count against us; "
