@@ -80,7 +80,7 @@ def test_the_fine_tuned_sum_is_a_sum_of_what_its_encoders_say(cfg):
     torch.testing.assert_close(model.query(images, ids), weighted_sum(share)(v, t))
 
 
-@pytest.mark.parametrize("fusion", ["ATF", "cross-attention", "sum"])
+@pytest.mark.parametrize("fusion", ["ATF", "cross-attention", "sum", "concatenation", "TIRG", "FiLM"])
 @pytest.mark.parametrize("encoders", ["both", "text"])
 def test_every_weight_that_is_trained_gets_a_gradient(cfg, fusion, encoders):
     """Several processes wait for each other's gradient of every one."""

@@ -15,7 +15,7 @@ from tmcir_lite.data.batches import train_loader
 from tmcir_lite.data.layouts import Triplet
 from tmcir_lite.data.picture_cache import picture_reader
 from tmcir_lite.evaluation.features import encode_images
-from tmcir_lite.io.files import resolve, write_json
+from tmcir_lite.io.files import InputError, resolve, write_json
 from tmcir_lite.io.processes import main_first, main_only, pick_device
 from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.checkpoint import is_complete, load_weights, read_history
@@ -194,7 +194,13 @@ def train(
         columns, triplets, near: see `batches.train_loader`.
         validate: see `training.fit`.
         saved: folder -> which weights, "chosen" or "last", in order; None: the chosen ones in `model`.
+
+    Raises:
+        InputError: the batch is to be trained in parts, which a batch norm in the model would tell from the whole.
     """
+    if (settings.chunk or settings.batch) < settings.batch and any(map(_is_batch_norm, model.modules())):
+        raise InputError(f"{name}: chunk: {settings.chunk} would be another training: this model has a batch norm, "
+                         "whose mean is over the whole batch; write chunk: null, or a smaller batch")  # fmt: skip
     folder, device = cfg.run_dir / name, pick_device(cfg.device)
     decay = settings.decay if isinstance(settings, RivalSettings) else "cosine"
     schedule = Schedule(settings.epochs, settings.lr, settings.weight_decay, settings.warmup, decay)
@@ -214,6 +220,10 @@ def train(
             score = float(heldout(history)[history["epoch"] == epoch].item())
             write_json(folder / "metrics.json", {"epoch": epoch, score_name(cfg): score, "parameters": trained})
     return history
+
+
+def _is_batch_norm(module: torch.nn.Module) -> bool:
+    return isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.SyncBatchNorm))
 
 
 def _is_done(cfg: Config, name: str, settings: TrainingSettings) -> bool:
