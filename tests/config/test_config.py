@@ -311,7 +311,9 @@ def test_a_model_may_move_but_not_change(tmp_path, clip_folder):
             start_run(load_config("lite", [runs, f"backbone.name={other}"]))
 
 
-@pytest.mark.parametrize("change", ["data.also_evaluate=[]", "evaluation.choose_at=5", "editor.limit=9", "seed=1"])
+@pytest.mark.parametrize(
+    "change", ["data.also_evaluate=[]", "data.edits_together=2", "evaluation.choose_at=5", "editor.limit=9", "seed=1"]
+)
 def test_keys_that_do_change_results_are_refused(change, tmp_path):
     start_run(load_config("lite", [f"runs={tmp_path}"]))
     with pytest.raises(InputError, match=change.partition("=")[0]):

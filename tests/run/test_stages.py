@@ -80,7 +80,7 @@ def test_the_fine_tuned_sum_is_a_sum_of_what_its_encoders_say(cfg):
     torch.testing.assert_close(model.query(images, ids), weighted_sum(share)(v, t))
 
 
-@pytest.mark.parametrize("fusion", ["ATF", "cross-attention", "sum"])
+@pytest.mark.parametrize("fusion", ["ATF", "cross-attention", "sum", "concatenation", "TIRG", "FiLM"])
 @pytest.mark.parametrize("encoders", ["both", "text"])
 def test_every_weight_that_is_trained_gets_a_gradient(cfg, fusion, encoders):
     """Several processes wait for each other's gradient of every one."""
@@ -285,3 +285,49 @@ def test_hard_negatives_make_other_batches(cfg, tiny, tmp_path):
     plain, hard = stages.train_atf(cfg), stages.train_fusion(run, "atf", token_fusion(run), data=data)
     assert hard["epoch"].tolist() == plain["epoch"].tolist()
     assert abs(hard["loss"].iloc[1] - plain["loss"].iloc[1]) > 1e-6
+
+
+@pytest.fixture(scope="module")
+def on_cirr(cfg, tiny):
+    """A profile that learns from CIRR's layout, where the tiny world has two pairs an img_set; and its encoders."""
+    fashioniq, cirr = cfg.data.root, cfg.data.also_evaluate[0].root
+
+    def made(name, *changes):
+        run = load_config("lite", [
+            *tiny, f"name={name}", f"data.root={cirr}", "data.layout=cirr", "evaluation.protocols=[cirr]",
+            "atf.epochs=1", f"data.also_evaluate=[{{layout: fashioniq, root: {fashioniq}}}]", *changes,
+        ])  # fmt: skip
+        shutil.copytree(cfg.run_dir / "iacma", run.run_dir / "iacma")
+        return run
+
+    return made
+
+
+def test_edits_of_one_source_make_other_batches(on_cirr, monkeypatch):
+    orders, train_loader = [], stages.train_loader
+    monkeypatch.setattr(stages, "train_loader", lambda *given: orders.append(given[-1]) or train_loader(*given))
+    plain, one, two = (on_cirr(f"edits-{n}", *changes) for n, changes in enumerate(
+        ([], ["data.edits_together=1"], ["data.edits_together=2"])))  # fmt: skip
+    losses = [stages.train_atf(run)["loss"].iloc[1] for run in (plain, one, two)]
+    assert losses[0] == losses[1]
+    assert abs(losses[2] - losses[1]) > 1e-6
+    assert orders[:2] == [None, None]
+    kept = prepare_data(two).kept
+    rows = orders[2](torch.Generator().manual_seed(0))
+    beside = [kept[a].group_members == kept[b].group_members for a, b in zip(rows, rows[1:], strict=False)]
+    assert sum(beside) >= 5
+
+
+def test_a_rival_has_them_too(on_cirr, monkeypatch):
+    orders, train_loader = [], stages.train_loader
+    monkeypatch.setattr(stages, "train_loader", lambda *given: orders.append(given[-1]) or train_loader(*given))
+    stages.train_clip4cir(on_cirr("edits-rival", "data.edits_together=2"))
+    assert [order.func.__name__ for order in orders] == ["edits_together"] * 2
+
+
+def test_edits_together_that_cannot_be_had_are_refused(cfg, tiny, on_cirr):
+    with pytest.raises(InputError, match=r"data.edits_together: 3: no two of the \d+ triplets .* write 1"):
+        prepare_data(load_config("lite", [*tiny, "name=edits-none", "data.edits_together=3"]))
+    run = on_cirr("edits-near", "data.edits_together=2")
+    with pytest.raises(InputError, match="data.edits_together: 2: batches cannot have groups of near targets"):
+        stages.train_fusion(run, "atf", token_fusion(run), data=prepare_data(run)._replace(neighbours=2))

@@ -80,6 +80,8 @@ class DataSettings(Section):
     """and | reversed | first | both: the mean of the features of both orders"""
     heldout: OpenShare = 0.1
     """share of train kept aside: epochs and weights are chosen on it, never on val"""
+    edits_together: Count = 1
+    """batches of stage 2 hold this many triplets of one source side by side, as in CSS and CIRR; 1: drawn at random"""
     workers: Annotated[int, Field(ge=0)] = 0
     """processes that read and resize pictures ahead of training; 0: training does it itself"""
     cache: Text | None = None

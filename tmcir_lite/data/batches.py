@@ -1,7 +1,8 @@
 """Training batches of pictures and texts, read from files."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,9 @@ from tmcir_lite.config import CaptionJoin
 from tmcir_lite.data.captions import join_captions
 from tmcir_lite.data.layouts import Triplet
 from tmcir_lite.io.files import InputError
+
+Order = Callable[[torch.Generator], Sequence[int]]
+"""An epoch's random numbers -> the order in which rows are taken: `near_together`, `edits_together`, all else given."""
 
 
 class Examples(Dataset):
@@ -39,7 +43,7 @@ def train_loader(
     seed: int,
     epoch: int,
     workers: int = 0,
-    near: tuple[Tensor, int] | None = None,
+    order: Order | None = None,
 ) -> DataLoader:
     """The shuffled batches of one epoch, `{column: (B, 3, H, W), ..., "texts": (B, M) ids}`, without a short last one.
 
@@ -47,8 +51,7 @@ def train_loader(
 
     Args:
         read: a picture's path to the encoder's pixels, 3 H W (`picture_cache.picture_reader`).
-        near: for batches with hard negatives, a feature of each triplet, T D, and the size of the groups of near ones
-            that a batch is made of (see `near_together`); None: at random.
+        order: of the triplets, drawn with the epoch's generator; None: at random.
 
     Raises:
         InputError: fewer triplets than one batch.
@@ -60,8 +63,8 @@ def train_loader(
     return DataLoader(  # whose dataset goes to the reading processes whole, so that it had better not hold the model
         Examples(columns, tokenize(texts), read),
         batch_size=batch,
-        shuffle=near is None,
-        sampler=near and near_together(*near, generator),
+        shuffle=order is None,
+        sampler=order and order(generator),
         drop_last=True,
         generator=generator,
         num_workers=workers,
@@ -87,3 +90,35 @@ def near_together(features: Tensor, group: int, generator: torch.Generator) -> l
             free[others] = False
             order += [row, *others.tolist()]
     return order
+
+
+def edits_together(triplets: Sequence[Triplet], group: int, generator: torch.Generator) -> list[int]:
+    """An order of all triplets in which those of one `source` stand side by side, at most `group` of them; else random.
+
+    In a batch of such groups the negatives of a pair are partly what other texts make of the same picture (of CIRR: of
+    one much like it), so that only its own text tells its target from theirs.
+
+    Which of a source's triplets come together is drawn anew each epoch. Two with the same target never do, since each
+    would be the other's negative; those that find no company stand alone. Where a batch ends it may part a group.
+
+    Args:
+        group: 1 is an order at random, though not the one that PyTorch draws.
+    """
+    groups: list[list[int]] = []
+    open_groups: dict[Hashable, list[list[int]]] = defaultdict(list)  # by source: those with room
+    for row in torch.randperm(len(triplets), generator=generator).tolist():
+        mine, target = open_groups[source(triplets[row])], triplets[row].target_name
+        rows = next((rows for rows in mine if all(triplets[other].target_name != target for other in rows)), None)
+        if rows is None:
+            rows = []
+            groups.append(rows)
+            mine.append(rows)
+        rows.append(row)
+        if len(rows) == group:
+            mine.remove(rows)
+    return [row for index in torch.randperm(len(groups), generator=generator).tolist() for row in groups[index]]
+
+
+def source(triplet: Triplet) -> Hashable:
+    """What a triplet's edit starts from: its reference or, of CIRR, the img_set that it was written about."""
+    return frozenset(triplet.group_members) or triplet.reference_name

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tmcir_lite.config import Config
+from tmcir_lite.data.batches import source
 from tmcir_lite.data.datasets import Split, load_split
 from tmcir_lite.data.garments import Garment, Picture, World, build_world, read_attributes
 from tmcir_lite.data.holdout import hold_out
@@ -38,7 +39,8 @@ def prepare_data(cfg: Config, rules: Mapping[str, float] | None = None) -> Data:
         rules: of the garment world that no profile has (`World`), such as how far targets drift.
 
     Raises:
-        InputError: see `garments.build_world` and `datasets.load_split`.
+        InputError: see `garments.build_world` and `datasets.load_split`; or `data.edits_together` asks for what the
+            triplets do not have.
     """
     with main_first(pick_device(cfg.device)):
         start_run(cfg)
@@ -52,7 +54,11 @@ def prepare_data(cfg: Config, rules: Mapping[str, float] | None = None) -> Data:
     )
     further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
                for other in cfg.data.also_evaluate]  # fmt: skip
-    return Data(train, val, *hold_out(train, cfg.data.heldout, cfg.seed), further)
+    kept, held = hold_out(train, cfg.data.heldout, cfg.seed)
+    if cfg.data.edits_together > 1 and len({source(triplet) for triplet in kept}) == len(kept):
+        raise InputError(f"data.edits_together: {cfg.data.edits_together}: no two of the {len(kept)} triplets to "
+                         "train on have one source (reference or, of CIRR, img_set); write 1")  # fmt: skip
+    return Data(train, val, kept, held, further)
 
 
 def target_images(data: Data) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from tmcir_lite.method.atf import ATF, NO_MERGING
 from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.method.model import Composed
+from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
 from tmcir_lite.rivals.clip4cir import Combiner, PooledSum
 from tmcir_lite.rivals.pic2word import Pic2Word
 from tmcir_lite.rivals.sums import LearnedSum
@@ -56,6 +57,21 @@ def pooled_sum(backbone: Backbone | CachedEncoder) -> PooledSum:
 def combiner(backbone: Backbone | CachedEncoder) -> Combiner:
     """CLIP4Cir's stage 2."""
     return Combiner(backbone.dim)
+
+
+def concatenation(backbone: Backbone | CachedEncoder) -> Concatenation:
+    """TIRG's baseline: both pooled features through two layers."""
+    return Concatenation(backbone.dim)
+
+
+def tirg(backbone: Backbone | CachedEncoder) -> TIRG:
+    """TIRG: the image's pooled feature gated, and a residual."""
+    return TIRG(backbone.dim)
+
+
+def film(backbone: Backbone | CachedEncoder) -> FiLM:
+    """FiLM: the text scales and shifts the patches' tokens."""
+    return FiLM(backbone.dim)
 
 
 def load_start(cfg: Config) -> Backbone:

@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 
 from tmcir_lite.config import Config, RivalSettings, TrainingSettings
-from tmcir_lite.data.batches import train_loader
+from tmcir_lite.data.batches import Order, edits_together, near_together, train_loader
 from tmcir_lite.data.layouts import Triplet
 from tmcir_lite.data.picture_cache import picture_reader
 from tmcir_lite.evaluation.features import encode_images
-from tmcir_lite.io.files import resolve, write_json
+from tmcir_lite.io.files import InputError, resolve, write_json
 from tmcir_lite.io.processes import main_first, main_only, pick_device
 from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.checkpoint import is_complete, load_weights, read_history
@@ -138,8 +138,18 @@ def train_fusion(
         "references": [data.train.images[triplet.reference_name] for triplet in data.kept],
         "targets": [data.train.images[triplet.target_name] for triplet in data.kept],
     }
-    near = (encode_images(backbone, columns["targets"]), data.neighbours) if data.neighbours > 1 else None
-    return train(cfg, name, settings, model, columns, data.kept, lambda: heldout_recall(cfg, model, data), near=near)
+    order = _order(cfg, data, lambda: encode_images(backbone, columns["targets"]))
+    return train(cfg, name, settings, model, columns, data.kept, lambda: heldout_recall(cfg, model, data), order=order)
+
+
+def _order(cfg: Config, data: Data, targets: Callable[[], torch.Tensor]) -> Order | None:
+    """How the triplets of stage 2 come into batches: None is at random. `targets` are their pooled features."""
+    if data.neighbours > 1 and cfg.data.edits_together > 1:
+        raise InputError(f"data.edits_together: {cfg.data.edits_together}: batches cannot have groups of near targets "
+                         "as well (`neighbours` of the study); write 1")  # fmt: skip
+    if data.neighbours > 1:
+        return partial(near_together, targets(), data.neighbours)
+    return partial(edits_together, data.kept, cfg.data.edits_together) if cfg.data.edits_together > 1 else None
 
 
 def _unlocked(cfg: Config) -> Backbone | CachedEncoder:
@@ -186,21 +196,27 @@ def train(
     triplets: Sequence[Triplet],
     validate: Callable[[], dict[str, float]],
     saved: Mapping[str, str] | None = None,
-    near: tuple[torch.Tensor, int] | None = None,
+    order: Order | None = None,
 ) -> pd.DataFrame:
     """Trains `model` in the run's folder `name`; leaves its models and `metrics.json`, and returns the history.
 
     Args:
-        columns, triplets, near: see `batches.train_loader`.
+        columns, triplets, order: see `batches.train_loader`.
         validate: see `training.fit`.
         saved: folder -> which weights, "chosen" or "last", in order; None: the chosen ones in `model`.
+
+    Raises:
+        InputError: the batch is to be trained in parts, which a batch norm in the model would tell from the whole.
     """
+    if (settings.chunk or settings.batch) < settings.batch and any(map(_is_batch_norm, model.modules())):
+        raise InputError(f"{name}: chunk: {settings.chunk} would be another training: this model has a batch norm, "
+                         "whose mean is over the whole batch; write chunk: null, or a smaller batch")  # fmt: skip
     folder, device = cfg.run_dir / name, pick_device(cfg.device)
     decay = settings.decay if isinstance(settings, RivalSettings) else "cosine"
     schedule = Schedule(settings.epochs, settings.lr, settings.weight_decay, settings.warmup, decay)
     groups = model.groups(settings.weight_decay, settings.lr, getattr(settings, "fusion_lr", settings.lr))
     history = fit(
-        model, _loaders(cfg, columns, triplets, model.backbone, settings.batch, near), schedule, folder,
+        model, _loaders(cfg, columns, triplets, model.backbone, settings.batch, order), schedule, folder,
         device=device, seed=cfg.seed, validate=validate, score=score_name(cfg), loss=model.loss, title=name,
         groups=groups, chunk=settings.chunk,
     )  # fmt: skip
@@ -216,6 +232,10 @@ def train(
     return history
 
 
+def _is_batch_norm(module: torch.nn.Module) -> bool:
+    return isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.SyncBatchNorm))
+
+
 def _is_done(cfg: Config, name: str, settings: TrainingSettings) -> bool:
     with main_first(pick_device(cfg.device)):
         start_run(cfg)  # refuses another configuration, of which nothing is done
@@ -223,7 +243,7 @@ def _is_done(cfg: Config, name: str, settings: TrainingSettings) -> bool:
     return (folder / "metrics.json").is_file() and is_complete(folder, settings.epochs)
 
 
-def _loaders(cfg: Config, columns, triplets, backbone: Backbone | CachedEncoder, batch: int, near):
+def _loaders(cfg: Config, columns, triplets, backbone: Backbone | CachedEncoder, batch: int, order):
     cache, workers = resolve(cfg.data.cache) if cfg.data.cache else None, cfg.data.workers
     paths = [path for column in columns.values() for path in column]
     if isinstance(backbone, CachedEncoder):
@@ -235,7 +255,7 @@ def _loaders(cfg: Config, columns, triplets, backbone: Backbone | CachedEncoder,
 
     def loader(epoch):
         return train_loader(
-            columns, triplets, cfg.data.train_captions, read, backbone.tokenize, batch, cfg.seed, epoch, workers, near
+            columns, triplets, cfg.data.train_captions, read, backbone.tokenize, batch, cfg.seed, epoch, workers, order
         )
 
     return loader

@@ -13,7 +13,7 @@ from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.losses import InfoNCE
 from tmcir_lite.rivals.cross_attention import CrossAttention
 from tmcir_lite.run.choices import start_weight
-from tmcir_lite.run.models import Fusion, plain_sum, token_fusion
+from tmcir_lite.run.models import Fusion, concatenation, film, plain_sum, tirg, token_fusion
 
 
 class PooledByMean(ATF):
@@ -61,6 +61,9 @@ FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "ATF": token_fusion,
     "sum": plain_sum,
     "cross-attention": _cross_attention,
+    "concatenation": lambda cfg: concatenation,
+    "TIRG": lambda cfg: tirg,
+    "FiLM": lambda cfg: film,
     "without positions": partial(token_fusion, module=WithoutPositions),
     "pooled by mean": partial(token_fusion, module=PooledByMean),
     "without residual": partial(token_fusion, module=WithoutResidual),
