@@ -14,7 +14,7 @@ from tmcir_lite.run import stages
 from tmcir_lite.run.data import known_attributes, prepare_data
 from tmcir_lite.study.effects import changes, judge
 from tmcir_lite.study.known_edits import known_edit
-from tmcir_lite.study.plan import alignment_config, cell_config, load_plan, pictures_config
+from tmcir_lite.study.plan import alignment_config, cell_config, load_plan, pictures_config, world_rules
 from tmcir_lite.study.run import _align, _run_cell, chosen_cells, collect, run_study
 
 pytestmark = pytest.mark.slow
@@ -156,7 +156,7 @@ def test_a_drifting_world_is_beside_the_plain_one(tiny):
     plan = load_plan()
     cfg = alignment_config(plan, "real, unasked changes", "lite", tiny, 0)
     plain = load_config("lite", tiny)
-    assert cfg.garments.unasked_change == 1.0
+    assert world_rules(plan.alignments["real, unasked changes"].world) == {"unasked_change": 1.0}
     assert cfg.garments.root != plain.garments.root
     assert cfg.data.root == f"{cfg.garments.root}/fashioniq"
 
