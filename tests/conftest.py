@@ -6,7 +6,7 @@ import torch
 
 from tmcir_lite.config import load_config
 from tmcir_lite.io.files import write_json
-from tmcir_lite.pretrain import clip, editor
+from tmcir_lite.pretrain import clip, contrast, editor
 from tmcir_lite.pretrain.autoencoder import build_autoencoder
 from tmcir_lite.pretrain.tokenizer import train_tokenizer
 from tmcir_lite.run import measure, stages
@@ -26,9 +26,9 @@ def clip_folder(tmp_path_factory):
             "hf_tokenizer_name": "here",
         },
     }  # fmt: skip
-    write_json(folder / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": clip.PREPROCESS})
+    write_json(folder / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": contrast.PREPROCESS})
     torch.manual_seed(0)
-    clip.finish(clip.Pretraining(open_clip.create_model(f"local-dir:{folder}", load_weights=False)), folder)
+    contrast.finish(clip.Pretraining(open_clip.create_model(f"local-dir:{folder}", load_weights=False)), folder)
     return folder
 
 

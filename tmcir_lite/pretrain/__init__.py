@@ -1,1 +1,1 @@
-"""Makes the lite weights in `data/models`: the modules `clip` and `editor`, each a command of its own."""
+"""Makes the lite weights in `data/models`: the modules `clip`, `scene_clip` and `editor`, each a command of its own."""

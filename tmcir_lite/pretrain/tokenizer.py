@@ -3,7 +3,7 @@
 import json
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -24,11 +24,12 @@ _EVERYDAY = (
 )
 
 
-def train_tokenizer(context: int, seed: int = 0) -> CLIPTokenizer:
-    """Learns merges on captions of the garment world and some everyday words of the field.
+def train_tokenizer(context: int, corpus: Iterable[str] | None = None) -> CLIPTokenizer:
+    """Learns merges on texts.
 
     Args:
         context: the number of token ids that a text is cut to, recorded in the tokenizer.
+        corpus: the texts; None: captions of the garment world and some everyday words of the field.
     """
     learner = Tokenizer(models.BPE(end_of_word_suffix=_END))
     learner.normalizer = normalizers.Sequence(
@@ -41,7 +42,7 @@ def train_tokenizer(context: int, seed: int = 0) -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=2 * len(alphabet) + _MERGES, initial_alphabet=alphabet, end_of_word_suffix=_END, show_progress=False
     )
-    learner.train_from_iterator(_corpus(seed), trainer)
+    learner.train_from_iterator(_garment_texts() if corpus is None else corpus, trainer)
     merges = _merges(learner)
     pieces = alphabet + [letter + _END for letter in alphabet]
     pieces += [a + b for a, b in merges if a + b not in set(pieces)]
@@ -59,14 +60,14 @@ def save_both_forms(tokenizer: CLIPTokenizer, folder: Path) -> None:
         tokenizer.backend_tokenizer.model.save(str(folder))
 
 
-def kept_tokenizer(folder: Path, context: int) -> CLIPTokenizer:
-    """The tokenizer in `folder`, trained now if there is none.
+def kept_tokenizer(folder: Path, context: int, corpus: Iterable[str] | None = None) -> CLIPTokenizer:
+    """The tokenizer in `folder`, trained now (see `train_tokenizer`) if there is none.
 
     Merges that are equally frequent come in another order from one training to the next, and so do their ids: a model's
     training has to go on with the tokenizer that it began with.
     """
     if not (folder / "tokenizer_config.json").is_file():
-        save_both_forms(train_tokenizer(context), folder)
+        save_both_forms(train_tokenizer(context, corpus), folder)
     return CLIPTokenizer.from_pretrained(folder)
 
 
@@ -75,8 +76,8 @@ def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
     return [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges]
 
 
-def _corpus(seed: int) -> Iterator[str]:
-    rng = random.Random(seed)
+def _garment_texts() -> Iterator[str]:
+    rng = random.Random(0)
     for number in range(4000):
         garment = sample_garment(rng, CATEGORIES[number % 3], pretraining=True)
         yield describe(rng, garment)

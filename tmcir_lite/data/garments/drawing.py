@@ -6,9 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from tmcir_lite.data.garments.attributes import Garment, Nuisance
+from tmcir_lite.data.garments.photograph import CANVAS, SIZE, background, photograph
 
-SIZE = 64
-_CANVAS = 2 * SIZE
 _UNIT = 31.0  # pixels (of the final picture) from the garment's centre to the edge of its own [-1, 1] square
 
 RGB = {
@@ -26,9 +25,9 @@ _CHEST = (0.0, -0.02)  # where the graphic sits
 def draw(garment: Garment, nuisance: Nuisance) -> Image.Image:
     """Draws one picture, (64, 64) RGB. The same arguments give the same pixels."""
     place = _Placement(nuisance)
-    picture = _background(nuisance)
+    picture = background(nuisance)
     picture.paste(_cloth(garment, place), mask=_silhouette(garment, place))
-    return _photograph(picture, nuisance)
+    return photograph(picture, nuisance)
 
 
 def outside(garment: Garment, nuisance: Nuisance) -> np.ndarray:
@@ -42,7 +41,7 @@ def _outlines(garment: Garment):
 
 
 def _silhouette(garment: Garment, place: "_Placement") -> Image.Image:
-    mask = Image.new("L", (_CANVAS, _CANVAS), 0)
+    mask = Image.new("L", (CANVAS, CANVAS), 0)
     paint = ImageDraw.Draw(mask)
     for outline in _outlines(garment):
         paint.polygon(place(outline), fill=255)
@@ -137,7 +136,7 @@ def _cloth(garment: Garment, place: _Placement) -> Image.Image:
     outlines, neck = _outlines(garment), _neck(garment)
     main, accent = RGB[garment.colour], RGB[garment.accent]
     edge = _shade(main, 0.55) if sum(main) > 200 else (95, 95, 100)
-    cloth = Image.new("RGB", (_CANVAS, _CANVAS), main)
+    cloth = Image.new("RGB", (CANVAS, CANVAS), main)
     paint = ImageDraw.Draw(cloth)
     _PATTERNS[garment.pattern](paint, place, accent)
     hem = _hem(garment)
@@ -216,24 +215,3 @@ def _graphic(garment, paint, place, main, accent):
             for t in turns
         ]
     paint.polygon(place([(_CHEST[0] + x, _CHEST[1] + y) for x, y in points]), fill=accent)
-
-
-_GRID = np.stack(np.meshgrid(np.linspace(-0.5, 0.5, SIZE), np.linspace(-0.5, 0.5, SIZE))).astype(np.float32)
-
-
-def _background(nuisance: Nuisance) -> Image.Image:
-    angle = math.radians(nuisance.direction)
-    ramp = _GRID[0] * math.cos(angle) + _GRID[1] * math.sin(angle)
-    colours = np.asarray(nuisance.background, np.float32) + ramp[..., None] * np.asarray(nuisance.gradient, np.float32)
-    return Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8)).resize(
-        (_CANVAS, _CANVAS), Image.Resampling.NEAREST
-    )
-
-
-def _photograph(picture: Image.Image, nuisance: Nuisance) -> Image.Image:
-    """Halves the size, then applies light and grain."""
-    pixels = np.asarray(picture.reduce(2), dtype=np.float32) * np.asarray(nuisance.light, dtype=np.float32)
-    if nuisance.grain > 0:
-        noise = np.random.Generator(np.random.PCG64(nuisance.seed)).standard_normal((SIZE, SIZE, 1), dtype=np.float32)
-        pixels = pixels + nuisance.grain * noise
-    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))

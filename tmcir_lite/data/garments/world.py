@@ -3,10 +3,7 @@
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import random
-import shutil
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,13 +20,12 @@ from tmcir_lite.data.garments.attributes import (
 )
 from tmcir_lite.data.garments.captions import describe, relative_caption, relative_captions
 from tmcir_lite.data.garments.drawing import draw
-from tmcir_lite.io.files import InputError, read_json, write_json
-from tmcir_lite.io.progress import Progress
+from tmcir_lite.data.garments.folders import IMG_SET, append_lines, build_folder, cirr_record, member_names
+from tmcir_lite.io.files import InputError, write_json
 
 CATEGORIES = tuple(TYPES)
 _CHANGES = (1, 2, 2, 3)  # number of attributes a query asks to change, drawn uniformly
 _VARIANT = (1, 2, 3)  # number of attributes in which a reference differs from its family's garment
-_GROUP = 6  # CIRR: near-duplicates that form one img_set
 
 
 class Picture(NamedTuple):
@@ -93,23 +89,12 @@ def build_world(world: World, root: Path) -> None:
     Raises:
         InputError: the folder holds a world with other parameters.
     """
-    root, mark = Path(root), Path(root) / "world.json"
-    if mark.is_file():
-        found = read_json(mark)
-        if found != dataclasses.asdict(world):
-            raise InputError(
-                f"{root} holds a garment world made with other parameters (see {mark}): "
-                "remove the folder or give another garments.root"
-            )
-        return
-    partial = root.with_name(root.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    rng = random.Random(world.seed)
-    pictures = _fashioniq(world, rng, partial / "fashioniq") | _cirr(world, rng, partial / "cirr")
-    _draw_all(pictures)
-    write_json(partial / "world.json", dataclasses.asdict(world))
-    shutil.rmtree(root, ignore_errors=True)
-    partial.rename(root)
+
+    def write(partial: Path) -> dict[Path, Picture]:
+        rng = random.Random(world.seed)
+        return _fashioniq(world, rng, partial / "fashioniq") | _cirr(world, rng, partial / "cirr")
+
+    build_folder(world, root, write, "a garment world", "garments.root")
 
 
 def read_attributes(root: Path) -> dict[str, Picture]:
@@ -194,10 +179,11 @@ def _cirr(world: World, rng: random.Random, root: Path) -> dict[Path, Picture]:
         records, paths, seen = [], {}, set()
         for group in range((count + 1) // 2):  # two queries a group
             pictures = _near_duplicates(rng, seen)
-            names = [f"{prefix}-{group}-{k % 2}-img{k // 2}" for k in range(_GROUP)]
+            names = member_names(prefix, group)
             for _ in range(min(2, count - 2 * group)):
-                reference, target = rng.sample(range(_GROUP), 2)
-                records.append(_cirr_record(rng, pairid, group, names, pictures, reference, target))
+                reference, target = rng.sample(range(IMG_SET), 2)
+                caption = relative_caption(rng, pictures[reference].garment, pictures[target].garment)
+                records.append(cirr_record(pairid, group, names, reference, target, caption))
                 pairid += 1
             for name, picture in zip(names, pictures, strict=True):
                 paths[name] = f"./{prefix}/{name}.png"
@@ -215,7 +201,7 @@ def _near_duplicates(rng: random.Random, seen: set[Garment]) -> list[Picture]:
         base = sample_garment(rng, rng.choice(CATEGORIES), pretraining=False)
     garments = [base]
     seen.add(base)
-    while len(garments) < _GROUP:
+    while len(garments) < IMG_SET:
         near = sample_change(rng, base, rng.choice((1, 2)))
         if near not in seen:
             seen.add(near)
@@ -224,35 +210,9 @@ def _near_duplicates(rng: random.Random, seen: set[Garment]) -> list[Picture]:
     return [Picture(garment, sample_nuisance(rng)) for garment in garments]
 
 
-def _cirr_record(rng, pairid, group, names, pictures, reference, target):
-    caption = relative_caption(rng, pictures[reference].garment, pictures[target].garment)
-    return {
-        "pairid": pairid,
-        "reference": names[reference],
-        "target_hard": names[target],
-        "target_soft": {names[target]: 1.0},
-        "caption": caption,
-        "img_set": {"id": group, "members": names, "reference_rank": reference, "target_rank": target},
-    }
-
-
 def _write_attributes(root: Path, pictures: dict[str, Picture]) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / "attributes.jsonl", "a", encoding="utf-8") as file:
-        for name, (garment, nuisance) in pictures.items():
-            record = {"name": name, "garment": dataclasses.asdict(garment), "nuisance": dataclasses.asdict(nuisance)}
-            file.write(json.dumps(record) + "\n")
-
-
-def _save(job: tuple[Path, Picture]) -> None:
-    path, picture = job
-    picture.draw().save(path, compress_level=1)
-
-
-def _draw_all(pictures: dict[Path, Picture]) -> None:
-    for folder in {path.parent for path in pictures}:
-        folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress("drawing", len(pictures))
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        for _ in pool.map(_save, pictures.items(), chunksize=256):
-            progress.advance()
+    append_lines(
+        root / "attributes.jsonl",
+        ({"name": name, "garment": dataclasses.asdict(garment), "nuisance": dataclasses.asdict(nuisance)}
+         for name, (garment, nuisance) in pictures.items()),
+    )  # fmt: skip
