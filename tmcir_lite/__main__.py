@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--parts", nargs="+", default=[], help="parts of the plan (default: all)")
     default = ROOT / "data" / "results"
     study.add_argument("--out", type=_here, default=default, help="where the tables go (default: %(default)s)")
+    default = Path(__file__).parent / "study" / "plan.yaml"
+    study.add_argument("--plan", type=_here, default=default, help="what is compared (default: %(default)s)")
     commands.add_parser("notebooks", help="execute the committed notebooks in place; keep the results in data/results")
     paths = f"Relative paths given to options start at the folder you are in, those in a profile or --set at {ROOT}."
     for command in (parser, *commands.choices.values()):
@@ -175,7 +177,7 @@ def _study(options: argparse.Namespace) -> int:
 
     for seed in options.seeds:  # a bad one is found before the first is run
         load_config(options.config, [*options.set, f"seed={seed}"])
-    run_study(options.config, options.set, options.seeds, options.parts, options.out)
+    run_study(options.config, options.set, options.seeds, options.parts, options.out, options.plan)
     return 0
 
 

@@ -15,7 +15,7 @@ from tmcir_lite.run.data import known_attributes, prepare_data
 from tmcir_lite.study.effects import changes, judge
 from tmcir_lite.study.known_edits import known_edit
 from tmcir_lite.study.plan import alignment_config, cell_config, load_plan, pictures_config, world_rules
-from tmcir_lite.study.run import _align, _run_cell, chosen_cells, collect, run_study
+from tmcir_lite.study.run import _align, _run_cell, chosen_cells, collect, run_study, write_report
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +79,7 @@ def test_a_study_grows_by_what_another_machine_ran(tables, tmp_path):
     runs = next(value for value in overrides if value.startswith("runs=") and "study" in value).removeprefix("runs=")
     shutil.copytree(f"{runs}/tiny-study/seed1", tmp_path / "runs" / "tiny-study" / "seed1", symlinks=True)
     table = collect(load_plan(), "lite", [*overrides, f"runs={tmp_path}/runs"], tmp_path)
+    write_report(tmp_path)
     assert set(table["seed"]) == {0, 1}
     assert len(table) == len(pd.read_csv(out / "study.csv"))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "claims.csv"), pd.read_csv(out / "claims.csv"))

@@ -20,6 +20,7 @@ from tmcir_lite.config.sections import (
     ProtocolName,
     QueryCaptions,
     RivalSettings,
+    ScenesSettings,
     Section,
     TrainingSettings,
     explained,
@@ -30,6 +31,6 @@ __all__ = [
     "EDITORS", "PROFILES", "PROTOCOLS", "WITHOUT_EFFECT", "AtfSettings", "BackboneSettings", "CaptionJoin", "Config",
     "DataSettings",
     "EditorSettings", "EvaluationSet", "GarmentsSettings", "IacmaSettings", "Layout", "ProtocolName", "QueryCaptions",
-    "RivalSettings", "Section", "TrainingSettings", "as_overrides", "explained", "load_config", "profile_names",
-    "read_yaml",
+    "RivalSettings", "ScenesSettings", "Section", "TrainingSettings", "as_overrides", "explained", "load_config",
+    "profile_names", "read_yaml",
 ]  # fmt: skip

@@ -60,6 +60,21 @@ class GarmentsSettings(Section):
     """queries whose references are variants (1 to 3 attributes off) of one garment"""
 
 
+class ScenesSettings(Section):
+    """How the built-in world of scenes is drawn, in CIRR's layout."""
+
+    root: Text
+    seed: Seed
+    train: Count
+    """queries"""
+    val: Count
+    """queries"""
+    train_pairs: Count = 4
+    """queries that share an img_set"""
+    val_pairs: Count = 2
+    """likewise"""
+
+
 class EvaluationSet(Section):
     """One more dataset whose val split is measured."""
 
@@ -210,6 +225,7 @@ class Config(Section):
     """auto | cpu | cuda | mps"""
     runs: Text = "runs"
     garments: GarmentsSettings | None = None
+    scenes: ScenesSettings | None = None
     data: DataSettings
     backbone: BackboneSettings
     editor: EditorSettings
@@ -229,6 +245,11 @@ class Config(Section):
                 if name not in known:
                     raise ValueError(f"protocols: {name}: {info.data['data'].layout} has {', '.join(known)}")
         return value
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its pictures are drawn: what they show is known, and published numbers say nothing of them."""
+        return self.garments is not None or self.scenes is not None
 
     @property
     def run_dir(self) -> Path:

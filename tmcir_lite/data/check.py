@@ -34,7 +34,7 @@ def check_data(cfg: Config) -> tuple[str, bool]:
         raise InputError(f"data.root: {root}: no such folder; data/README.md says how to get {layout} and what "
                          "its tree is; data.root may also name a folder elsewhere")  # fmt: skip
     lines, usable, skipping = [f"{layout} in {root}"], True, True
-    published = PUBLISHED[layout] if cfg.garments is None else {}
+    published = PUBLISHED[layout] if not cfg.drawn else {}
     for name in READERS[layout].splits:
         needed = name in ("train", "val")
         try:

@@ -12,6 +12,7 @@ from tmcir_lite.config import PROTOCOLS, ProtocolName
 from tmcir_lite.data.datasets import Split, union
 from tmcir_lite.data.garments import Garment
 from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.data.scenes import Scene
 from tmcir_lite.evaluation.intent import intent
 from tmcir_lite.evaluation.ranking import CHUNK, recall, subset_ranks, target_ranks, top
 from tmcir_lite.io.files import InputError
@@ -58,7 +59,7 @@ def evaluate_split(
     protocols: Sequence[str],
     recall_at: Sequence[int],
     chunk: int = CHUNK,
-    known: Mapping[str, Garment] | None = None,
+    known: Mapping[str, Garment | Scene] | None = None,
 ) -> pd.DataFrame:
     """Recall of a split under each protocol: a row for each category, then their unweighted mean.
 

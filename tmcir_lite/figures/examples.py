@@ -11,11 +11,12 @@ from tmcir_lite.config import Config
 from tmcir_lite.data.datasets import Split
 from tmcir_lite.data.garments import ATTRIBUTES, Garment
 from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.data.scenes import Scene
 from tmcir_lite.evaluation.features import encode_images, encode_queries
 from tmcir_lite.evaluation.intent import verdict
 from tmcir_lite.evaluation.protocols import Protocol, places, protocol
 from tmcir_lite.evaluation.ranking import target_ranks, top
-from tmcir_lite.run.data import Data, known_garments
+from tmcir_lite.run.data import Data, known_contents
 from tmcir_lite.run.models import load_clip4cir, load_pic2word, load_trained
 
 
@@ -91,7 +92,7 @@ def choose(ranks: Mapping[str, Tensor], ours: str, count: int) -> list[tuple[str
 
 def example(
     reason: str, triplet: Triplet, index: int, found: Mapping[str, Ranked], gallery: Sequence[str], split: Split,
-    known: Mapping[str, Garment] | None,
+    known: Mapping[str, Garment | Scene] | None,
 ) -> Example:  # fmt: skip
     """What to draw of one query.
 
@@ -115,11 +116,16 @@ def example(
     )
 
 
-def mark(triplet: Triplet, answer: str, known: Mapping[str, Garment] | None) -> str:
-    """How many of the asked-for attributes an answer has, and how many of the others are still the reference's."""
+def mark(triplet: Triplet, answer: str, known: Mapping[str, Garment | Scene] | None) -> str:
+    """How many of the asked-for attributes an answer has, and how many of the others are still the reference's.
+
+    Of a scene: whether the edit is done, and whether all the rest is kept.
+    """
     if known is None:
         return ""
     asked, missed, lost = verdict(*(known[name] for name in (triplet.reference_name, triplet.target_name, answer)))
+    if isinstance(known[answer], Scene):
+        return f"edit {'missed' if missed else 'done'}\nrest {'changed' if lost else 'kept'}"
     rest = len(ATTRIBUTES) - len(asked)
     return f"changed {len(asked) - len(missed)}/{len(asked)}\nkept {rest - len(lost)}/{rest}"
 
@@ -137,7 +143,7 @@ def compare_retrievals(cfg: Config, data: Data, count: int, top_k: int) -> list[
     triplets = [t for t in data.val.triplets if t.category == category]
     found = find(_features(cfg, data, triplets, rules.gallery), triplets, rules, top_k)
     chosen = choose({method: ranks for method, (ranks, _) in found.items()}, OURS, count)
-    known = known_garments(data.val)
+    known = known_contents(data.val)
     return [example(why, triplets[i], i, found, rules.gallery, data.val, known) for why, i in chosen]
 
 

@@ -11,6 +11,7 @@ from tmcir_lite.data.datasets import Split, load_split
 from tmcir_lite.data.garments import Garment, Picture, World, build_world, read_attributes
 from tmcir_lite.data.holdout import hold_out
 from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.data.scenes import Scene, SceneWorld, build_scenes, read_scenes
 from tmcir_lite.io.files import InputError, resolve
 from tmcir_lite.io.processes import main_first, pick_device
 from tmcir_lite.pseudo_targets.generate import without_picture
@@ -33,7 +34,7 @@ class Data(NamedTuple):
 
 
 def prepare_data(cfg: Config, rules: Mapping[str, float] | None = None) -> Data:
-    """Draws the garment world if the profile has one, then loads and checks the dataset.
+    """Draws the worlds that the profile has, then loads and checks the dataset.
 
     Args:
         rules: of the garment world that no profile has (`World`), such as how far targets drift.
@@ -48,6 +49,10 @@ def prepare_data(cfg: Config, rules: Mapping[str, float] | None = None) -> Data:
             settings = cfg.garments.model_dump()
             root = resolve(settings.pop("root"))
             build_world(World(**settings, **(rules or {})), root)
+        if cfg.scenes is not None:
+            settings = cfg.scenes.model_dump()
+            root = resolve(settings.pop("root"))
+            build_scenes(SceneWorld(**settings), root)
     train, val = (
         load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
         for name in ("train", "val")
@@ -85,14 +90,21 @@ def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
 
 
 def known_attributes(split: Split) -> dict[str, Picture] | None:
-    """What every picture of a garment world shows; None for a dataset of real pictures."""
-    return read_attributes(split.root) if (split.root / "attributes.jsonl").is_file() else None
+    """What every picture of a garment world shows; None for any other dataset."""
+    garments = (split.root / "attributes.jsonl").is_file() and not _has_scenes(split)
+    return read_attributes(split.root) if garments else None
 
 
-def known_garments(split: Split) -> dict[str, Garment] | None:
-    """The same without the nuisance."""
+def known_contents(split: Split) -> dict[str, Garment] | dict[str, Scene] | None:
+    """The garment or the scene that every picture of a drawn world shows; None for a dataset of real pictures."""
+    if _has_scenes(split):
+        return {name: shot.scene for name, shot in read_scenes(split.root).items()}
     attributes = known_attributes(split)
     return attributes and {name: picture.garment for name, picture in attributes.items()}
+
+
+def _has_scenes(split: Split) -> bool:
+    return (split.root / "edits.jsonl").is_file()
 
 
 def sample(triplets: list[Triplet], count: int, seed: int) -> list[Triplet]:

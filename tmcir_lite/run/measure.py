@@ -11,6 +11,7 @@ from torch import Tensor
 from tmcir_lite.config import PROTOCOLS, Config
 from tmcir_lite.data.datasets import Split, load_split
 from tmcir_lite.data.garments import Garment
+from tmcir_lite.data.scenes import Scene
 from tmcir_lite.evaluation.cirr_server import write_cirr
 from tmcir_lite.evaluation.features import encode_captions, encode_images, encode_queries
 from tmcir_lite.evaluation.protocols import evaluate_split
@@ -21,7 +22,7 @@ from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.method.losses import Contrastive
 from tmcir_lite.rivals.sums import Baseline, image_only, text_only, weighted_sum
 from tmcir_lite.run.choices import tune_weight
-from tmcir_lite.run.data import Data, known_garments, prepare_data
+from tmcir_lite.run.data import Data, known_contents, prepare_data
 from tmcir_lite.run.folder import environment, start_run
 from tmcir_lite.run.models import (
     Fusion,
@@ -65,7 +66,7 @@ def evaluate(cfg: Config, fusions: Mapping[str, Fusion] | None = None) -> pd.Dat
         return there[0]
     data, facts = prepare_data(cfg), environment(cfg)
     splits = [data.val, *data.further]
-    shown = [known_garments(split) for split in splits]
+    shown = [known_contents(split) for split in splits]
     tables = []
     for backbone, methods in itertools.chain([] if there else _methods(cfg, data), _composed(cfg, left)):
         for split, known in zip(splits, shown, strict=True):
@@ -76,7 +77,7 @@ def evaluate(cfg: Config, fusions: Mapping[str, Fusion] | None = None) -> pd.Dat
     with atomic(path) as temporary:
         results.to_csv(temporary, index=False)
     write_text(path.with_name("results.md"), summary(cfg, results))
-    if cfg.garments is None:  # a drawn dataset has no published numbers
+    if not cfg.drawn:  # a drawn dataset has no published numbers
         write_text(path.with_name("published.md"), beside_published(results, cfg.data.layout))
     return results
 
@@ -167,7 +168,7 @@ def _composed(cfg: Config, fusions: Mapping[str, Fusion]) -> Iterator[tuple[Back
 
 
 def _measure(
-    cfg: Config, split: Split, backbone: Backbone, methods: list[Method], known: dict[str, Garment] | None
+    cfg: Config, split: Split, backbone: Backbone, methods: list[Method], known: Mapping[str, Garment | Scene] | None
 ) -> Iterator[pd.DataFrame]:
     names, gallery = gallery_of(split, backbone)
     asked = cfg.evaluation.protocols if split.layout == cfg.data.layout else PROTOCOLS[split.layout]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tmcir_lite.evaluation.intent import MEASURES
 from tmcir_lite.io.files import ROOT, InputError, write_text
-from tmcir_lite.study.plan import CHOICES, Plan, load_plan
+from tmcir_lite.study.plan import CHOICES, PLAN, Plan, load_plan
 
 RESULTS = ROOT / "data" / "results"
 LAYOUTS = {"fashioniq": "Fashion-IQ layout", "cirr": "CIRR layout"}
@@ -42,6 +42,17 @@ class Study(NamedTuple):
     changes: pd.DataFrame
     plan: Plan
 
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether it followed the plan that tests the paper's claims."""
+        return self.plan == load_plan()
+
+    @property
+    def layouts(self) -> dict[str, str]:
+        """The layouts that were measured, with their titles; all of them while nothing was."""
+        measured = {*self.rows["layout"], *self.effects["layout"]}
+        return {layout: title for layout, title in LAYOUTS.items() if layout in measured} or LAYOUTS
+
     def cell(self, name: str, layout: str) -> pd.DataFrame:
         """The rows of one cell, by seed; none if it has not been run."""
         return self.rows.query("cell == @name and layout == @layout").set_index("seed").sort_index()
@@ -57,14 +68,14 @@ class Study(NamedTuple):
         return None if found.empty else found.iloc[0]
 
 
-def load_study(folder: Path = RESULTS) -> Study:
-    """Reads `study.csv`, `claims.csv` and `changes.csv`.
+def load_study(folder: Path = RESULTS, plan: Path = PLAN) -> Study:
+    """Reads `study.csv`, `claims.csv` and `changes.csv` of a study that followed `plan`.
 
     Raises:
         InputError: one of them is not there.
     """
     rows = _read(folder / "study.csv", ("part", "cell", "x", "seed", "layout", *_SHOWN, *_FACTS))
-    return Study(rows, _read(folder / "claims.csv", _EFFECTS), _read(folder / "changes.csv", _CHANGES), load_plan())
+    return Study(rows, _read(folder / "claims.csv", _EFFECTS), _read(folder / "changes.csv", _CHANGES), load_plan(plan))
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -114,7 +125,7 @@ def ledger(study: Study) -> pd.DataFrame:
     """
     rows = []
     for claim in study.plan.claims:
-        found = {layout: [study.effect(claim.claim, *test, layout) for test in claim.tests] for layout in LAYOUTS}
+        found = {layout: [study.effect(claim.claim, *test, layout) for test in claim.tests] for layout in study.layouts}
         effects = [effect for each in found.values() for effect in each]
         seeds = sorted({effect["seeds"] for effect in effects if effect is not None})
         rows.append({
@@ -122,7 +133,7 @@ def ledger(study: Study) -> pd.DataFrame:
             **{LAYOUTS[layout]: "; ".join(map(_interval, each)) for layout, each in found.items()},
             "seeds": " to ".join(map(str, seeds[:1] + seeds[1:][-1:])), "verdict": _overall(effects),
         })  # fmt: skip
-    rows += [{"claim": claim, "verdict": _NO_WAY} for claim in _UNTESTABLE]
+    rows += [{"claim": claim, "verdict": _NO_WAY} for claim in (_UNTESTABLE if study.of_the_paper else ())]
     return pd.DataFrame(rows).fillna("")
 
 
@@ -195,7 +206,7 @@ def _seeds(rows: pd.DataFrame) -> str:
 def markdown(study: Study) -> str:
     """Facts, main table on both layouts, ledger, changes, trials, what was dropped: `data/results/study.md`."""
     tables = [f"**{title}** (mean ± standard deviation over seeds)\n\n{as_markdown(main_table(study, layout))}"
-              for layout, title in LAYOUTS.items()]  # fmt: skip
+              for layout, title in study.layouts.items()]  # fmt: skip
     within = " of ".join(map(str, seeds_inside(study)))
     claims = (
         "**Claims of the paper.** A verdict is about these data and the models trained here, not about the paper's. "
@@ -213,7 +224,8 @@ def markdown(study: Study) -> str:
         "**Trials.** What choices were made by: recall on train triplets kept aside, never val.\n\n"
         f"{as_markdown(trial_table(study))}"
     )
-    return "\n\n".join([facts(study), *tables, claims, changes, trials, _DROPPED]) + "\n"
+    dropped = [_DROPPED] if study.of_the_paper else []
+    return "\n\n".join([facts(study), *tables, claims, changes, trials, *dropped]) + "\n"
 
 
 def claims_section(study: Study) -> str:

@@ -28,7 +28,7 @@ from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.model import Composed
 from tmcir_lite.rivals.sums import image_only, text_only, weighted_sum
 from tmcir_lite.run import choices, stages
-from tmcir_lite.run.data import Data, known_attributes, known_garments, prepare_data, sample, target_images
+from tmcir_lite.run.data import Data, known_attributes, known_contents, prepare_data, sample, target_images
 from tmcir_lite.run.folder import environment
 from tmcir_lite.run.measure import Method, gallery_of, queries_of
 from tmcir_lite.run.models import load_cached, load_clip4cir, load_fusion, load_pic2word
@@ -36,6 +36,7 @@ from tmcir_lite.study.effects import changes, claims
 from tmcir_lite.study.fusion_cost import seconds
 from tmcir_lite.study.known_edits import draw_known_edits
 from tmcir_lite.study.plan import (
+    PLAN,
     TUNING,
     Cell,
     Plan,
@@ -54,7 +55,12 @@ PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
 
 
 def run_study(
-    profile: str, overrides: Sequence[str], seeds: Sequence[int], parts: Sequence[str], out: Path = RESULTS
+    profile: str,
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    parts: Sequence[str],
+    out: Path = RESULTS,
+    plan_file: Path = PLAN,
 ) -> None:
     """Runs what is missing of the plan's parts; writes the tables after every seed.
 
@@ -62,18 +68,19 @@ def run_study(
         InputError: an unknown part; one that needs drawn pictures, for a dataset of real ones; `out` has the tables of
             another dataset; or as the stages.
     """
-    plan, cfg = load_plan(), load_config(profile, overrides)
+    plan, cfg = load_plan(plan_file), load_config(profile, overrides)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"study: --out {out}: no folder to write to ({error.strerror}); name another") from None
-    wanted = chosen_cells(plan, parts, drawn=cfg.garments is not None)
+    wanted = chosen_cells(plan, parts, drawn=cfg.drawn)
     _check_same_data(out / "study.csv", _data_name(cfg))
     for seed in seeds:
         for name in plan.alignments:  # cells of one alignment in a row: they share its pictures' features
             for cell in (cell for cell in wanted if cell.aligned == name):
                 _run_cell(plan, cell, profile, overrides, seed)
         collect(plan, profile, overrides, out)
+        write_report(out, plan_file)
 
 
 def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:
@@ -99,6 +106,8 @@ def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:
 
 
 def _data_name(cfg: Config) -> str:
+    if cfg.scenes is not None:
+        return "world of scenes"
     return "garment world" if cfg.garments is not None else resolve(cfg.data.root).name
 
 
@@ -131,11 +140,15 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
         data = part.to_csv(index=False, float_format="%.5g").encode()
         with atomic(out / name) as path:  # no time of writing in it: the same table is the same file
             path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    study = load_study(out)
+    return table
+
+
+def write_report(out: Path, plan_file: Path = PLAN) -> None:
+    """Writes `study.md` from the tables in `out`; of the repository's own study also the README's claims."""
+    study = load_study(out, plan_file)
     write_text(out / "study.md", markdown(study))
     if out.resolve() == RESULTS:
         update_readme(study)
-    return table
 
 
 def _added(new: list[pd.DataFrame], path: Path) -> pd.DataFrame:
@@ -185,7 +198,7 @@ def _measure(
     cfg: Config, method: Method, split: Split, backbone: Backbone | CachedEncoder
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The row of the result table for one val split, and a row for each of its queries."""
-    protocol, known = PROTOCOL[split.layout], known_garments(split)
+    protocol, known = PROTOCOL[split.layout], known_contents(split)
     names, gallery = gallery_of(split, backbone)
     queries = queries_of(cfg, method, split, backbone, names, gallery)
     table = evaluate_split(queries, names, gallery, split, [protocol], cfg.evaluation.recall_at, known=known)
