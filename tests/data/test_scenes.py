@@ -137,7 +137,7 @@ def test_queries_are_well_posed(root, known, name):
         new = {"move": ("place", edit.value), "add": ("place", places[0])}.get(kind, (kind, edit.value))
         assert said[new] or kind in ("size", "remove", "swap")
         words = sum(len(one) for one in named) + (kind in (*LOOKS, "move"))
-        assert sum(said.values()) == words - (kind == "size" and not said[new]) or said[new] > 1
+        assert sum(said.values()) == words - (kind == "size" and not said[new])
 
 
 def test_every_kind_of_edit_occurs(root):

@@ -51,11 +51,13 @@ class SceneBatches(DrawnBatches):
     """Groups of one scene and three edits of it, each with a caption that mentions all or some of what is seen."""
 
     def examples(self, rng, groups):
-        """See `DrawnBatches`; `shown` are the numbers of the slots' values."""
+        """See `DrawnBatches`; `shown` are the numbers of the slots' values, `full` is whether the caption says all."""
         scenes = [scene for _ in range(groups) for scene in _scene_and_edits(rng)]
         pictures = [draw_scene(scene, sample_backdrop(rng)) for scene in scenes]
-        texts = [_caption(rng, scene) for scene in scenes]
-        return pictures, texts, {"shown": torch.tensor([_slot_numbers(scene) for scene in scenes])}
+        full = [rng.random() < _FULL for _ in scenes]
+        texts = [_caption(rng, scene, whole) for scene, whole in zip(scenes, full, strict=True)]
+        shown = torch.tensor([_slot_numbers(scene) for scene in scenes])
+        return pictures, texts, {"shown": shown, "full": torch.tensor(full)}
 
 
 def _scene_and_edits(rng: random.Random) -> list[Scene]:
@@ -64,8 +66,8 @@ def _scene_and_edits(rng: random.Random) -> list[Scene]:
     return [scene, *(edit.target for edit in edits)]
 
 
-def _caption(rng: random.Random, scene: Scene) -> str:
-    if rng.random() < _FULL:
+def _caption(rng: random.Random, scene: Scene, full: bool) -> str:
+    if full:
         return describe_scene(rng, scene)
     return describe_scene(rng, scene, share=rng.uniform(0.5, 1), detail=rng.uniform(0.4, 1))
 
@@ -78,8 +80,8 @@ class ScenePretraining(PictureText):
     """An open_clip model whose forward returns CLIP's loss of a batch of raw pictures and token ids.
 
     Args:
-        heads: adds, as a crutch that is thrown away after training, the cross-entropy of linear heads that read from
-            the picture's feature what is at each place.
+        heads: adds, as a crutch that is thrown away after training, the cross-entropy of linear heads that read what
+            is at each place, from the picture's feature and from that of a text that says it all.
     """
 
     def __init__(self, clip: nn.Module, heads: bool = False):
@@ -87,9 +89,16 @@ class ScenePretraining(PictureText):
         self._answers = [len(values) for values in _SLOT_VALUES]
         self.heads = nn.Linear(MODEL["embed_dim"], sum(self._answers)) if heads else None
 
-    def forward(self, images, texts, shown):
-        loss, image, _ = self.contrast(images, texts)
-        return loss if self.heads is None else loss + read_labels(self.heads, image, shown, self._answers)
+    def forward(self, images, texts, shown, full):
+        loss, image, text = self.contrast(images, texts)
+        if self.heads is None:
+            return loss
+        if full.any():
+            loss = loss + self._read(text[full], shown[full])
+        return loss + self._read(image, shown)
+
+    def _read(self, features, labels):
+        return read_labels(self.heads, features, labels, self._answers)
 
 
 @torch.no_grad()
