@@ -98,7 +98,8 @@ class ScenePretraining(PictureText):
         return loss + self._read(image, shown)
 
     def _read(self, features, labels):
-        return read_labels(self.heads, features, labels, self._answers)
+        # A mean over all slots would hardly be moved by those that are filled, which are few.
+        return len(PLACES) * read_labels(self.heads, features, labels, self._answers)
 
 
 @torch.no_grad()
