@@ -15,7 +15,7 @@ SHORT = ["--epochs=1", "--steps=2", "--batch=8", "--measure=12", "--device=cpu",
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    return scene_clip.build(tmp_path_factory.mktemp("scene"), heads=True)
+    return scene_clip.build(tmp_path_factory.mktemp("scene"), heads="both")
 
 
 def test_batches_hold_a_scene_and_three_edits_of_it(built):
@@ -54,7 +54,7 @@ def test_untrained_accuracies_are_of_the_scenes_that_allow_the_edit(built):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--heads"]])
+@pytest.mark.parametrize("more", [[], ["--heads=both"]])
 def test_the_command_leaves_a_model_with_a_card(tmp_path, more):
     scene_clip.main([f"--out={tmp_path / 'out'}", f"--work={tmp_path / 'work'}", *SHORT, *more])
     check_hashes(tmp_path / "out")

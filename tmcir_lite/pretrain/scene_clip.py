@@ -81,19 +81,20 @@ class ScenePretraining(PictureText):
 
     Args:
         heads: adds, as a crutch that is thrown away after training, the cross-entropy of linear heads that read what
-            is at each place, from the picture's feature and from that of a text that says it all.
+            is at each place: of "picture" from its feature, of "both" also from that of a text that says it all.
     """
 
-    def __init__(self, clip: nn.Module, heads: bool = False):
+    def __init__(self, clip: nn.Module, heads: str | None = None):
         super().__init__(clip)
         self._answers = [len(values) for values in _SLOT_VALUES]
+        self._of_text = heads == "both"
         self.heads = nn.Linear(MODEL["embed_dim"], sum(self._answers)) if heads else None
 
     def forward(self, images, texts, shown, full):
         loss, image, text = self.contrast(images, texts)
         if self.heads is None:
             return loss
-        if full.any():
+        if self._of_text and full.any():
             loss = loss + self._read(text[full], shown[full])
         return loss + self._read(image, shown)
 
@@ -141,7 +142,7 @@ def scene_texts() -> Iterator[str]:
         yield request(rng, sample_edit(rng, scene)).text
 
 
-def build(folder: Path, heads: bool = False) -> tuple[ScenePretraining, object]:
+def build(folder: Path, heads: str | None = None) -> tuple[ScenePretraining, object]:
     """Writes tokenizer and configuration into `folder` and returns (model, tokenizer) with fresh weights."""
     clip, tokenizer = build_clip(folder, MODEL, scene_texts())
     return ScenePretraining(clip, heads), tokenizer
@@ -150,7 +151,9 @@ def build(folder: Path, heads: bool = False) -> tuple[ScenePretraining, object]:
 def main(arguments: list[str] | None = None) -> None:
     """Trains, or goes on with, the CLIP for scenes; see `--help`."""
     parser = clip_options("scene_clip", __doc__, epochs=40, steps=100, batch=256, lr=1.5e-3, measure=1000)
-    parser.add_argument("--heads", action="store_true", help="a crutch: linear heads read what is at each place")
+    parser.add_argument(
+        "--heads", choices=("picture", "both"), help="a crutch: linear heads read what is at each place"
+    )
     options = parser.parse_args(arguments)
     publish(options, train_clip(options, partial(build, heads=options.heads), SceneBatches, measure))
 
