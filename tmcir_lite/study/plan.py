@@ -113,7 +113,7 @@ def load_plan(path: Path = PLAN) -> Plan:
         raise InputError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
     names = [cell.name for cell in plan.cells]
     used = [name for claim in plan.claims for test in claim.tests for name in test]
-    used += [plan.against(cell) for cell in plan.cells]
+    used += [plan.against(cell) for cell in plan.cells if cell.part not in (MAIN, TUNING)]
     unknown = [cell.aligned for cell in plan.cells if cell.aligned not in plan.alignments]
     unknown += [name for name in used if name not in names]
     unknown += [cell.fusion for cell in plan.cells if cell.fusion not in FUSIONS]
