@@ -131,8 +131,11 @@ def train_fusion(
     settings = settings or cfg.atf
     if _is_done(cfg, name, settings):
         return read_history(cfg.run_dir / name)
-    data, backbone = data or prepare_data(cfg), (encoders or partial(_unlocked, cfg))()
-    torch.manual_seed(cfg.seed)
+    data = data or prepare_data(cfg)
+    torch.manual_seed(cfg.seed)  # to load encoders draws numbers as well, and with these the Combiner was measured
+    backbone = encoders() if encoders else _unlocked(cfg)
+    if encoders is None:
+        torch.manual_seed(cfg.seed)
     model = Composed(backbone, fusion(backbone), **_temperature(settings, backbone))
     columns = {
         "references": [data.train.images[triplet.reference_name] for triplet in data.kept],
