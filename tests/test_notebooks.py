@@ -15,8 +15,8 @@ from tmcir_lite.run.notebooks import FOLDER
         ("03_iacma", "iacma.epochs=0", ["pseudo_targets"]),
         ("03_iacma", "editor.limit=9", ["pseudo_targets", "iacma"]),
         ("04_atf", "atf.epochs=0", ["iacma"]),
-        ("04_atf", "atf.fusion=sum", ["iacma"]),
-        ("04_atf", "atf.fusion=cross-attention", ["iacma"]),
+        ("04_atf", "atf.threshold=2.0", ["iacma"]),
+        ("04_atf", "atf.encoders=none", ["iacma"]),
     ],
 )
 def test_a_notebook_runs_with(notebook, change, there, tiny, cfg, tmp_path):

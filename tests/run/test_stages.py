@@ -254,7 +254,7 @@ def test_a_fusion_can_be_trained_on_encoders_that_stay(cfg, tiny):
     stages.train_atf(run)
     assert not (run.run_dir / "atf" / "model" / "open_clip_model.safetensors").exists()
     split = prepare_data(run).val
-    models = load_trained(run), load_fusion(run, "atf", token_fusion(run), load_aligned(run))
+    models = load_trained(run), load_fusion(run, "atf", token_fusion(run), load_cached(run, aligned=True))
     one, other = (encode_queries(model, split.triplets, split.images, "and") for model in models)
     torch.testing.assert_close(one, other)
 

@@ -137,7 +137,7 @@ def load_fusion(
     """
     folder, device = cfg.run_dir / name / "model", pick_device(cfg.device)
     if backbone is None and cfg.atf.encoders == "none":
-        backbone = load_cached(cfg, aligned=True)
+        backbone = load_aligned(cfg)
     backbone = backbone or load_backbone(_local(folder), target_pad=cfg.backbone.target_pad)
     return Composed(backbone, fusion(backbone)).load(folder).to(device)
 

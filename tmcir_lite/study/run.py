@@ -245,7 +245,8 @@ def _train(cfg: Config, cell: Cell, data: Data) -> tuple[Backbone | CachedEncode
     if cell.method == "TMCIR":
         fusion = FUSIONS[cell.fusion](cfg)
         stages.train_fusion(cfg, "atf", fusion, data=data)
-        model = load_fusion(cfg, "atf", fusion)
+        cached = load_cached(cfg, aligned=True) if cfg.atf.encoders == "none" else None
+        model = load_fusion(cfg, "atf", fusion, cached)
         return model.backbone, Method(cell.name, model), _spent(cfg, "atf")
     if cell.method == "CLIP4Cir":
         stages.train_clip4cir(cfg, data)
