@@ -22,6 +22,7 @@ from tmcir_lite.run.backbones import load_backbone
 from tmcir_lite.run.data import prepare_data
 from tmcir_lite.run.models import (
     load_aligned,
+    load_cached,
     load_fusion,
     load_start,
     load_trained,
