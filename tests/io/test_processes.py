@@ -63,7 +63,8 @@ def train(folder, batch, chunk=None):
 
     model = Pairs(Towers(), symmetric=True)
     return fit(model, batches, Schedule(epochs=3, lr=0.02, warmup=0.2), folder, device=CPU, seed=0, score="score",
-               validate=lambda: {"score": 0.0}, groups=decay_groups(model, 0.1), chunk=chunk)  # fmt: skip
+               validate=lambda: {"score": 0.0}, loss=model.loss, groups=decay_groups(model, 0.1),
+               chunk=chunk)  # fmt: skip
 
 
 def generated(folder, jobs, settings):
