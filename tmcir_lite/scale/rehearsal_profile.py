@@ -1,7 +1,6 @@
 """The two profiles of a rehearsal: the one that it runs, on stand-ins, and the one that it leaves, with what fits."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import yaml
 from PIL import Image
 
 from tmcir_lite.config import Config, EditorSettings, GarmentsSettings
-from tmcir_lite.data.garments import World
 from tmcir_lite.data.pictures import load_image
 from tmcir_lite.io.files import resolve, write_text
 from tmcir_lite.pseudo_targets.editors import half_precision, sees_reference
@@ -30,10 +28,10 @@ def with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
     pairs = max(cfg.iacma.batch, cfg.atf.batch, cfg.clip4cir.batch)
     train = int(STEPS * pairs / (1 - cfg.data.heldout)) + 12
     sizes = {"train": train, "cirr_train": 2} if cfg.data.layout == "fashioniq" else {"train": 3, "cirr_train": train}
-    world = World(seed=0, val=6, gallery=8, cirr_val=12, family=2, nuisance_drift=1.0, **sizes)
-    garments = GarmentsSettings(root=str(folder / "world"), **dataclasses.asdict(world))
+    garments = GarmentsSettings(root=str(folder / "world"), seed=0, val=6, gallery=8, cirr_val=12, family=2, **sizes)
     data = cfg.data.model_copy(update={
         "root": str(folder / "world" / cfg.data.layout), "categories": None, "also_evaluate": [], "workers": 0,
+        "edits_together": 1,
     })  # fmt: skip
     backbone, editor = cfg.backbone, cfg.editor.model_copy(update={"limit": None, "steps": _few_steps(cfg.editor)})
     if not backbone.name.startswith("local-dir:"):
@@ -44,7 +42,7 @@ def with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
             random_editor(editor.pipeline).save_pretrained(folder / "editor")
         editor = editor.model_copy(update={"model": str(folder / "editor"), "revision": None})
     small = cfg.model_copy(update={
-        "name": "run", "runs": str(folder), "garments": garments, "data": data, "backbone": backbone, "editor": editor,
+        "name": "run", "runs": str(folder), "garments": garments, "scenes": None, "data": data, "backbone": backbone, "editor": editor,
         **_changed(cfg, ("iacma", "atf", "clip4cir"), epochs=2),
         **_changed(cfg, ("combiner", "pic2word"), epochs=1, batch=pairs),
     })  # fmt: skip
