@@ -42,7 +42,8 @@ def with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
             random_editor(editor.pipeline).save_pretrained(folder / "editor")
         editor = editor.model_copy(update={"model": str(folder / "editor"), "revision": None})
     small = cfg.model_copy(update={
-        "name": "run", "runs": str(folder), "garments": garments, "scenes": None, "data": data, "backbone": backbone, "editor": editor,
+        "name": "run", "runs": str(folder), "garments": garments, "scenes": None, "data": data,
+        "backbone": backbone, "editor": editor,
         **_changed(cfg, ("iacma", "atf", "clip4cir"), epochs=2),
         **_changed(cfg, ("combiner", "pic2word"), epochs=1, batch=pairs),
     })  # fmt: skip
