@@ -209,7 +209,8 @@ def markdown(study: Study) -> str:
               for layout, title in study.layouts.items()]  # fmt: skip
     within = " of ".join(map(str, seeds_inside(study)))
     claims = (
-        f"**{'Claims of the paper' if study.of_the_paper else 'What has to show'}.** A verdict is about these data and the "
+        f"**{'Claims of the paper' if study.of_the_paper else 'What has to show'}.** "
+        "A verdict is about these data and the "
         "models trained here, not about the paper's. "
         f"Differences are in points, with 95% intervals over seeds and queries; {within} effects of one seed alone lie "
         "within.\n\n"
