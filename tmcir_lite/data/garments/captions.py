@@ -2,6 +2,7 @@
 
 import random
 
+from tmcir_lite.data.drawn.words import listed
 from tmcir_lite.data.garments.attributes import ATTRIBUTES, Garment
 
 _NOUNS = {
@@ -105,7 +106,7 @@ def describe(rng: random.Random, garment: Garment, attributes: tuple[str, ...] =
         return f"the {noun} {_sentence(rng, [f'is {colour}'] if colour else [], rest)}"
     article = "an" if (colour or noun)[0] in "aeiou" else "a"
     head = f"{article} {colour} {noun}".replace("  ", " ")
-    return f"{head} with {_list(rest)}" if rest else head
+    return f"{head} with {listed(rest)}" if rest else head
 
 
 def relative_captions(rng: random.Random, old: Garment, new: Garment) -> tuple[str, str]:
@@ -138,10 +139,5 @@ def _caption(rng, old, new, attributes):
 def _sentence(rng, is_parts, has_parts):
     """Verb phrases and nouns as one sentence: "is red and is longer with long sleeves and a star on it"."""
     if not is_parts or not has_parts:
-        return _list(is_parts) or f"has {_list(has_parts)}"
-    return f"{_list(is_parts)} {rng.choice(('with', 'and has'))} {_list(has_parts)}"
-
-
-def _list(parts):
-    """Joins as English does: a; a and b; a, b and c."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        return listed(is_parts) or f"has {listed(has_parts)}"
+    return f"{listed(is_parts)} {rng.choice(('with', 'and has'))} {listed(has_parts)}"

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from tmcir_lite.data.drawn.photograph import CANVAS, SIZE, background, photograph
 from tmcir_lite.data.garments.attributes import Garment, Nuisance
-from tmcir_lite.data.garments.photograph import CANVAS, SIZE, background, photograph
 
 _UNIT = 31.0  # pixels (of the final picture) from the garment's centre to the edge of its own [-1, 1] square
 

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
+from tmcir_lite.data.drawn.folders import IMG_SET, append_lines, build_folder, cirr_record, member_names
 from tmcir_lite.data.garments.attributes import (
     TYPES,
     Garment,
@@ -20,7 +21,6 @@ from tmcir_lite.data.garments.attributes import (
 )
 from tmcir_lite.data.garments.captions import describe, relative_caption, relative_captions
 from tmcir_lite.data.garments.drawing import draw
-from tmcir_lite.data.garments.folders import IMG_SET, append_lines, build_folder, cirr_record, member_names
 from tmcir_lite.io.files import InputError, write_json
 
 CATEGORIES = tuple(TYPES)

@@ -4,7 +4,7 @@ import math
 
 from PIL import Image, ImageDraw
 
-from tmcir_lite.data.garments.photograph import CANVAS, background, photograph
+from tmcir_lite.data.drawn.photograph import CANVAS, background, photograph
 from tmcir_lite.data.scenes.objects import Backdrop, Scene, Thing
 
 _CELL = CANVAS / 3

@@ -4,6 +4,7 @@ import random
 from itertools import combinations
 from typing import Any, NamedTuple
 
+from tmcir_lite.data.drawn.words import listed
 from tmcir_lite.data.scenes.edits import SceneEdit
 from tmcir_lite.data.scenes.objects import LOOKS, Scene, Thing
 
@@ -137,7 +138,7 @@ def describe_scene(rng: random.Random, scene: Scene, share: float = 1.0, detail:
     things = [thing for thing in scene.things if rng.random() < share] or [rng.choice(scene.things)]
     rng.shuffle(things)
     parts = [_indefinite(_described(rng, scene, thing, detail)) for thing in things]
-    text = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    text = listed(parts)
     return rng.choice(("", "", "", "there is ", "a picture of ", "i see ")) + text
 
 

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from tmcir_lite.data.garments.folders import (
+from tmcir_lite.data.drawn.folders import (
     IMG_SET,
     append_lines,
     build_folder,

@@ -1,0 +1,1 @@
+"""What all drawn worlds share: folders, photographs and lists of words."""
