@@ -21,20 +21,18 @@ from tmcir_lite.data.garments import (
     sample_garment,
     sample_nuisance,
 )
-from tmcir_lite.io.files import ROOT, resolve
+from tmcir_lite.io.files import ROOT
 from tmcir_lite.pretrain.contrast import (
     GROUP,
     DrawnBatches,
     PictureText,
     build_clip,
     clip_options,
-    measures_table,
+    publish_clip,
     read_labels,
     text_ranks,
     train_clip,
-    training_facts,
 )
-from tmcir_lite.pretrain.model_card import publish_folder
 
 MODEL = {
     "embed_dim": 128,
@@ -161,22 +159,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def publish(options: argparse.Namespace, measured: dict[str, torch.Tensor]) -> None:
     """Copies the finished model and its log to `--out`, with a card."""
-    trained, work = training_facts("clip", options), resolve(options.work)
-    facts = {
-        "what": "open_clip CLIP, ViT 64 px, patch 8, 4 layers of width 144; text 2 layers of width 128; fp16",
-        "made by": trained["made by"],
-        "data": "garment world, pretraining half of the attribute combinations (`Garment.pretraining`), drawn on the "
-                f"fly; seed {options.seed}; groups of four near-duplicates in every batch",
-        "samples seen": trained["samples seen"],
-        "time": trained["time"],
-        "what it does not see": "attributes whose caption-swap accuracy below is near 50% (chance)",
-    }  # fmt: skip
-    heading = f"Measured on {options.measure} held-out pictures"
-    table = measures_table(measured) + (
-        "\n\nswap: the right caption against the same with that attribute changed. free: hand-written descriptions "
-        "(`data/free_wording.csv`); templates: the same pictures in the wording of training."
-    )
-    publish_folder(work / "clip", resolve(options.out), work, "Lite CLIP", facts, {heading: table})
+    publish_clip(
+        "clip", options, measured, title="Lite CLIP", pictures="pictures",
+        what="open_clip CLIP, ViT 64 px, patch 8, 4 layers of width 144; text 2 layers of width 128; fp16",
+        data="garment world, pretraining half of the attribute combinations (`Garment.pretraining`), drawn on the "
+             f"fly; seed {options.seed}; groups of four near-duplicates in every batch",
+        blind="attributes whose caption-swap accuracy below is near 50% (chance)",
+        legend="swap: the right caption against the same with that attribute changed. free: hand-written descriptions "
+               "(`data/free_wording.csv`); templates: the same pictures in the wording of training.",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tmcir_lite.evaluation.intervals import percentage
 from tmcir_lite.io.files import atomic, resolve, write_json
 from tmcir_lite.method.checkpoint import load_weights, read_history
 from tmcir_lite.method.training import Schedule, decay_groups, fit
-from tmcir_lite.pretrain.model_card import command_line, device_name
+from tmcir_lite.pretrain.model_card import command_line, device_name, publish_folder
 from tmcir_lite.pretrain.tokenizer import kept_tokenizer
 
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
@@ -171,17 +171,36 @@ def finish(model: PictureText, folder: Path) -> None:
         save_file(weights, path)
 
 
-def training_facts(module: str, options: argparse.Namespace) -> dict[str, str]:
-    """What a card says of a training: the command, the number of pairs and the time."""
-    seconds = read_history(resolve(options.work))["seconds"].sum()
-    return {
+def publish_clip(
+    module: str,
+    options: argparse.Namespace,
+    measured: dict[str, torch.Tensor],
+    *,
+    title: str,
+    what: str,
+    data: str,
+    blind: str,
+    pictures: str,
+    legend: str,
+) -> None:
+    """Copies the finished model and its log to `--out`, with a card.
+
+    Args:
+        module: the command, `python -m tmcir_lite.pretrain.<module>`.
+        blind: what the model does not see.
+        pictures: what it was measured on.
+        legend: what the measures mean.
+    """
+    work = resolve(options.work)
+    facts = {
+        "what": what,
         "made by": f"`{command_line(module)}`",
+        "data": data,
         "samples seen": f"{options.epochs * options.steps * options.batch:,} pairs",
-        "time": f"{seconds / 3600:.2f} h on {device_name(options.device)}",
+        "time": f"{read_history(work)['seconds'].sum() / 3600:.2f} h on {device_name(options.device)}",
+        "what it does not see": blind,
     }
-
-
-def measures_table(measured: dict[str, torch.Tensor]) -> str:
-    """What a model gets right, with intervals, for a card."""
     rows = [f"| {name} | {percentage(int(right.sum()), len(right))} |" for name, right in measured.items()]
-    return "\n".join(["| measure | % (95% interval) |", "| --- | --- |", *rows])
+    table = "\n".join(["| measure | % (95% interval) |", "| --- | --- |", *rows, "", legend])
+    heading = f"Measured on {options.measure} held-out {pictures}"
+    publish_folder(work / "clip", resolve(options.out), work, title, facts, {heading: table})

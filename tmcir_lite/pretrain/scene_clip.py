@@ -21,20 +21,17 @@ from tmcir_lite.data.scenes import (
     sample_edit,
     sample_scene,
 )
-from tmcir_lite.io.files import resolve
 from tmcir_lite.pretrain.contrast import (
     GROUP,
     DrawnBatches,
     PictureText,
     build_clip,
     clip_options,
-    measures_table,
+    publish_clip,
     read_labels,
     text_ranks,
     train_clip,
-    training_facts,
 )
-from tmcir_lite.pretrain.model_card import publish_folder
 
 MODEL = {
     "embed_dim": 192,
@@ -160,22 +157,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def publish(options: argparse.Namespace, measured: dict[str, torch.Tensor]) -> None:
     """Copies the finished model and its log to `--out`, with a card."""
-    trained, work = training_facts("scene_clip", options), resolve(options.work)
-    facts = {
-        "what": "open_clip CLIP, ViT 64 px, patch 8, 4 layers of width 144; text 3 layers of width 128; fp16",
-        "made by": trained["made by"],
-        "data": "world of scenes, pretraining half (`Scene.pretraining`), drawn on the fly; "
-                f"seed {options.seed}; groups of a scene and three edits of it in every batch",
-        "samples seen": trained["samples seen"],
-        "time": trained["time"],
-        "what it does not see": "what is edited where the accuracy below is near 50% (chance)",
-    }  # fmt: skip
-    heading = f"Measured on {options.measure} held-out scenes"
-    table = measures_table(measured) + (
-        "\n\nR: the picture found by a description of all there is to see. edit: the right description against that "
-        "of the scene after such an edit."
-    )
-    publish_folder(work / "clip", resolve(options.out), work, "CLIP for scenes", facts, {heading: table})
+    publish_clip(
+        "scene_clip", options, measured, title="CLIP for scenes", pictures="scenes",
+        what="open_clip CLIP, ViT 64 px, patch 8, 4 layers of width 144; text 3 layers of width 128; fp16",
+        data="world of scenes, pretraining half (`Scene.pretraining`), drawn on the fly; "
+             f"seed {options.seed}; groups of a scene and three edits of it in every batch",
+        blind="what is edited where the accuracy below is near 50% (chance)",
+        legend="R: the picture found by a description of all there is to see. edit: the right description against that "
+               "of the scene after such an edit.",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
