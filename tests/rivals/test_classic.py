@@ -16,7 +16,7 @@ from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
 from tmcir_lite.method.losses import InfoNCE
 from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
 from tmcir_lite.run.data import prepare_data
-from tmcir_lite.run.models import concatenation, film, load_aligned, load_fusion, tirg
+from tmcir_lite.run.models import load_aligned, load_fusion, of_width
 from tmcir_lite.run.stages import train_fusion
 from tmcir_lite.study.variants import FUSIONS
 
@@ -217,7 +217,9 @@ def run(cfg, tiny, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("name", "fusion"), [("concatenation", concatenation), ("TIRG", tirg), ("FiLM", film)])
+@pytest.mark.parametrize(
+    ("name", "fusion"), [("concatenation", of_width(Concatenation)), ("TIRG", of_width(TIRG)), ("FiLM", of_width(FiLM))]
+)
 def test_trained_by_the_stage_and_loaded_again(run, name, fusion):
     data = prepare_data(run)
     train_fusion(run, name, fusion, data=data)
@@ -232,5 +234,5 @@ def test_trained_by_the_stage_and_loaded_again(run, name, fusion):
 def test_a_batch_with_a_batch_norm_is_not_trained_in_parts(run):
     parted = run.model_copy(update={"atf": run.atf.model_copy(update={"chunk": 4})})
     with pytest.raises(InputError, match=r"TIRG: chunk: 4 .* write chunk: null"):
-        train_fusion(parted, "TIRG", tirg)
-    assert len(train_fusion(parted, "FiLM", film)) == 3  # which has none
+        train_fusion(parted, "TIRG", of_width(TIRG))
+    assert len(train_fusion(parted, "FiLM", of_width(FiLM))) == 3  # which has none

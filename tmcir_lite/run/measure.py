@@ -60,8 +60,8 @@ def evaluate(cfg: Config, fusions: Mapping[str, Fusion] | None = None) -> pd.Dat
         raise InputError(f"fusions: {untrained[0]!r}: not trained; stages.train_fusion does it")
     path = cfg.run_dir / "evaluation" / "results.csv"
     there = [pd.read_csv(path, dtype={"commit": str})] if path.is_file() else []
-    known = set(there[0]["method"]) if there else set()
-    left = {name: fusion for name, fusion in (fusions or {}).items() if name not in known}
+    before = set(there[0]["method"]) if there else set()
+    left = {name: fusion for name, fusion in (fusions or {}).items() if name not in before}
     if there and not left:
         return there[0]
     data, facts = prepare_data(cfg), environment(cfg)

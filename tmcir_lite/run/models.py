@@ -13,7 +13,6 @@ from tmcir_lite.method.atf import ATF, NO_MERGING
 from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.method.model import Composed
-from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
 from tmcir_lite.rivals.clip4cir import Combiner, PooledSum
 from tmcir_lite.rivals.pic2word import Pic2Word
 from tmcir_lite.rivals.sums import LearnedSum
@@ -54,24 +53,13 @@ def pooled_sum(backbone: Backbone | CachedEncoder) -> PooledSum:
     return PooledSum()
 
 
-def combiner(backbone: Backbone | CachedEncoder) -> Combiner:
-    """CLIP4Cir's stage 2."""
-    return Combiner(backbone.dim)
+def of_width(module: Callable[[int], nn.Module]) -> Fusion:
+    """A fusion that has to know of the encoders no more than D."""
+    return lambda backbone: module(backbone.dim)
 
 
-def concatenation(backbone: Backbone | CachedEncoder) -> Concatenation:
-    """TIRG's baseline: both pooled features through two layers."""
-    return Concatenation(backbone.dim)
-
-
-def tirg(backbone: Backbone | CachedEncoder) -> TIRG:
-    """TIRG: the image's pooled feature gated, and a residual."""
-    return TIRG(backbone.dim)
-
-
-def film(backbone: Backbone | CachedEncoder) -> FiLM:
-    """FiLM: the text scales and shifts the patches' tokens."""
-    return FiLM(backbone.dim)
+combiner = of_width(Combiner)
+"""CLIP4Cir's stage 2."""
 
 
 def load_start(cfg: Config) -> Backbone:

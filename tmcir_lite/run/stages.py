@@ -66,7 +66,7 @@ def train_iacma(
         images: triplet id -> the picture that its text is paired with; None: the run's pseudo-targets.
         model: (encoders, symmetric) -> what is trained.
     """
-    if _is_done(cfg, "iacma", cfg.iacma):
+    if is_done(cfg, "iacma", cfg.iacma):
         return read_history(cfg.run_dir / "iacma")
     data, backbone = data or prepare_data(cfg), load_start(cfg)
     if images is None:  # without an epoch there is nothing to look at
@@ -129,7 +129,7 @@ def train_fusion(
         data: None: as `prepare_data` gives it.
     """
     settings = settings or cfg.atf
-    if _is_done(cfg, name, settings):
+    if is_done(cfg, name, settings):
         return read_history(cfg.run_dir / name)
     data = data or prepare_data(cfg)
     torch.manual_seed(cfg.seed)  # to load encoders draws numbers as well, and with these the Combiner was measured
@@ -178,7 +178,7 @@ def _temperature(settings: TrainingSettings, backbone: Backbone | CachedEncoder)
 
 def train_pic2word(cfg: Config, data: Data | None = None) -> pd.DataFrame:
     """The rival Pic2Word, on the pictures of the train triplets, in `pic2word/`; returns the history."""
-    if _is_done(cfg, "pic2word", cfg.pic2word):
+    if is_done(cfg, "pic2word", cfg.pic2word):
         return read_history(cfg.run_dir / "pic2word")
     data = data or prepare_data(cfg)
     torch.manual_seed(cfg.seed)
@@ -239,7 +239,12 @@ def _is_batch_norm(module: torch.nn.Module) -> bool:
     return isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.SyncBatchNorm))
 
 
-def _is_done(cfg: Config, name: str, settings: TrainingSettings) -> bool:
+def is_done(cfg: Config, name: str, settings: TrainingSettings) -> bool:
+    """Whether the training in the run's folder `name` has run all its epochs and left its model.
+
+    Raises:
+        InputError: the run was started with another configuration.
+    """
     with main_first(pick_device(cfg.device)):
         start_run(cfg)  # refuses another configuration, of which nothing is done
     folder = cfg.run_dir / name

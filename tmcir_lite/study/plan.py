@@ -162,7 +162,8 @@ def _in_world(cfg: Config, changes: dict[str, int | float] | None) -> Config:
         other.model_copy(update={"root": root + other.root.removeprefix(plain)}) for other in cfg.data.also_evaluate
     ]
     data = {"root": root + cfg.data.root.removeprefix(plain), "also_evaluate": further}
-    sizes = {name: value for name, value in changes.items() if name in GarmentsSettings.model_fields}
+    rules = world_rules(changes)
+    sizes = {name: value for name, value in changes.items() if name not in rules}
     return cfg.model_copy(update={
         "garments": cfg.garments.model_copy(update={**sizes, "root": root}),
         "data": cfg.data.model_copy(update=data),

@@ -156,10 +156,10 @@ def change_table(study: Study) -> pd.DataFrame:
     """A row a cell beside the main ones: its R@1 less that of the cell it is compared with, on each layout."""
     rows = []
     for (part, cell, against), found in study.changes.groupby(["part", "cell", "against"], sort=False):
-        on = {title: found[found["layout"] == layout] for layout, title in LAYOUTS.items()}
+        on = {title: found[found["layout"] == layout] for layout, title in study.layouts.items()}
         effects = {title: _interval(None if some.empty else some.iloc[0]) for title, some in on.items()}
         rows.append({"part": part, "cell": cell, "less": against, **effects, "seeds": found["seeds"].max()})
-    return pd.DataFrame(rows, columns=["part", "cell", "less", *LAYOUTS.values(), "seeds"])
+    return pd.DataFrame(rows, columns=["part", "cell", "less", *study.layouts.values(), "seeds"])
 
 
 def _interval(effect: pd.Series | None) -> str:
@@ -232,7 +232,7 @@ def markdown(study: Study) -> str:
 
 def claims_section(study: Study) -> str:
     """What the README says of the claims, between its markers."""
-    rows = ledger(study)[["claim", *LAYOUTS.values(), "seeds", "verdict"]]
+    rows = ledger(study)[["claim", *study.layouts.values(), "seeds", "verdict"]]
     lines = [rows.columns, ["---"] * rows.shape[1], *rows.values]
     within = " of ".join(map(str, seeds_inside(study)))
     return (

@@ -213,6 +213,8 @@ def _measure(
 def _align(plan: Plan, name: str, profile: str, overrides: Sequence[str], seed: int) -> Path:
     """The run's folder of an alignment; runs IACMA if that is missing."""
     cfg, alignment = alignment_config(plan, name, profile, overrides, seed), plan.alignments[name]
+    if stages.is_done(cfg, "iacma", cfg.iacma):
+        return cfg.run_dir
     data = _data(cfg, alignment.triplets or plan.triplets, alignment.world)
     pictures, images = cfg.run_dir / "pseudo_targets", None
     if alignment.edits is not None and not pictures.is_dir():

@@ -11,9 +11,10 @@ from tmcir_lite.config import Config
 from tmcir_lite.method.atf import ATF
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.losses import InfoNCE
+from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
 from tmcir_lite.rivals.cross_attention import CrossAttention
 from tmcir_lite.run.choices import start_weight
-from tmcir_lite.run.models import Fusion, concatenation, film, plain_sum, tirg, token_fusion
+from tmcir_lite.run.models import Fusion, of_width, plain_sum, token_fusion
 
 
 class PooledByMean(ATF):
@@ -61,9 +62,9 @@ FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "ATF": token_fusion,
     "sum": plain_sum,
     "cross-attention": _cross_attention,
-    "concatenation": lambda cfg: concatenation,
-    "TIRG": lambda cfg: tirg,
-    "FiLM": lambda cfg: film,
+    "concatenation": lambda cfg: of_width(Concatenation),
+    "TIRG": lambda cfg: of_width(TIRG),
+    "FiLM": lambda cfg: of_width(FiLM),
     "without positions": partial(token_fusion, module=WithoutPositions),
     "pooled by mean": partial(token_fusion, module=PooledByMean),
     "without residual": partial(token_fusion, module=WithoutResidual),
