@@ -37,7 +37,9 @@ def backbone(clip_folder):
 def gpu(monkeypatch):
     """A machine with a GPU whose tensors have no numbers; pictures are read as on any, onto the CPU."""
     monkeypatch.setattr(Backbone, "load", lambda self, paths, *_: torch.zeros(len(paths), 3, 64, 64))
-    monkeypatch.setattr(atf, "pack", lambda tokens, weight: (tokens, weight))  # how many tokens are left is a number
+    # How long a text is, and how many tokens are left, are numbers.
+    monkeypatch.setattr(Backbone, "tokenize", lambda self, texts: self.tokenizer(list(texts)))
+    monkeypatch.setattr(atf, "pack", lambda tokens, weight: (tokens, weight))
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield torch.device("cuda")
 

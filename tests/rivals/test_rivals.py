@@ -173,3 +173,23 @@ def test_a_frozen_backbone_is_no_part_of_the_weights(backbone):
     model = Composed(CachedEncoder(backbone), Combiner(backbone.dim))
     assert not [name for name in model.state_dict() if name.startswith("backbone")]
     assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_of_an_encoder_whose_text_is_trained_pictures_are_looked_at_once(cfg, backbone, tmp_path, monkeypatch):
+    paths, cached = list(prepare_data(cfg).val.images.values())[:5], CachedEncoder(backbone)
+    trained = cached.to_train(text_layers=None)
+    before = cached.load(paths)
+    monkeypatch.setattr(type(backbone), "load", lambda *_: pytest.fail("looked again"))
+    assert torch.equal(trained.load(paths), before)
+    names = {name for name, p in trained.named_parameters() if p.requires_grad}
+    assert names == {name for name in backbone.state_dict() if ".visual." not in name}
+    ids = backbone.tokenize(["is red"])
+    old = cached.text(ids).pooled.clone()
+    with torch.no_grad():
+        next(p for p in trained.parameters() if p.requires_grad).add_(1.0)
+    assert torch.equal(cached.text(ids).pooled, old)
+    assert not torch.equal(trained.text(ids).pooled, old)
+    trained.save(tmp_path)
+    again = load_backbone(f"local-dir:{tmp_path}").eval()
+    torch.testing.assert_close(again.text(ids).pooled, trained.text(ids).pooled)
+    assert torch.equal(cached.beside(again).load(paths), before)

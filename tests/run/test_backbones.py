@@ -38,15 +38,23 @@ def test_tokens_stand_in_the_shared_space(backbone, pixels):
     image, text = backbone.image(pixels), backbone.text(backbone.tokenize(TEXTS))
     rows, columns = backbone.grid
     assert image.tokens.shape == (3, rows * columns, backbone.dim)
-    assert text.tokens.shape == (3, backbone.context, backbone.dim)
+    assert text.tokens.shape == (3, backbone.context, backbone.dim)  # the third text is cut off at the end
     # CLIP pools a text at its end token: the last valid token is the pooled feature itself.
     for row in range(3):
         torch.testing.assert_close(text.tokens[row, text.mask[row]][-1], text.pooled[row])
 
 
+@torch.no_grad()
+def test_a_text_ends_with_the_longest_of_its_batch_and_says_the_same(backbone):
+    alone, beside = (backbone.text(backbone.tokenize(texts)) for texts in (["is red"], ["is red", TEXTS[2]]))
+    assert alone.tokens.shape == (1, 4, backbone.dim)
+    torch.testing.assert_close(alone.pooled[0], beside.pooled[0])
+    torch.testing.assert_close(alone.tokens[0], beside.tokens[0, :4])
+
+
 def test_mask_covers_words_and_end_but_not_padding(backbone):
     assert backbone.words("is red") == ["is", "red", "<|endoftext|>"]
-    mask = backbone.text_mask(backbone.tokenize(["is red"]))
+    mask = backbone.text_mask(backbone.tokenizer(["is red"]))
     assert mask[0].tolist() == [False, True, True, True] + [False] * 12
 
 

@@ -85,11 +85,13 @@ def test_the_fine_tuned_sum_is_a_sum_of_what_its_encoders_say(cfg):
 @pytest.mark.parametrize("encoders", ["both", "text"])
 def test_every_weight_that_is_trained_gets_a_gradient(cfg, fusion, encoders):
     """Several processes wait for each other's gradient of every one."""
+    paths = [*prepare_data(cfg).train.images.values()]
     cfg = cfg.model_copy(update={"atf": cfg.atf.model_copy(update={"encoders": encoders})})
     backbone = stages._unlocked(cfg)
     model = Composed(backbone, FUSIONS[fusion](cfg)(backbone))
-    ids, pictures = backbone.tokenize(["is red", "is much longer"]), torch.rand(2, 2, 3, 64, 64)
-    model.loss(*model(references=pictures[0], texts=ids, targets=pictures[1])).backward()
+    ids = backbone.tokenize(["is red", "is much longer"])
+    references, targets = backbone.load(paths[:2]), backbone.load(paths[2:4])
+    model.loss(*model(references=references, texts=ids, targets=targets)).backward()
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     assert [name for name, weight in trained.items() if weight.grad is None] == []
     assert any(".visual." in name for name in trained) == (encoders == "both")

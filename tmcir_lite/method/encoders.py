@@ -1,6 +1,5 @@
 """Both encoders of an open_clip model, as pooled features and token features in one shared space."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +64,7 @@ class Backbone(nn.Module):
 
     @property
     def context(self) -> int:
-        """The number of token ids of a text, padding included."""
+        """The largest number of token ids of a text."""
         return self.tokenizer.context_length
 
     @property
@@ -87,8 +86,9 @@ class Backbone(nn.Module):
         return pixels(paths, self.transform, read)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, B x context, int64."""
-        return self.tokenizer(list(texts))
+        """Token ids, B M, int64, as long as the longest text: what follows in the tokenizer's own would be padding."""
+        ids = self.tokenizer(list(texts))
+        return ids[:, : int(ids.argmax(dim=1).max()) + 1]
 
     def words(self, text: str) -> list[str]:
         """The text tokens of one text as people read them, in the order of `TextFeatures.tokens` where mask holds."""
@@ -103,22 +103,25 @@ class Backbone(nn.Module):
         return ImageFeatures(out["image_features"], out["image_intermediates"][-1] @ visual.proj)
 
     def text(self, ids: Tensor, word: tuple[Tensor, Tensor] | None = None) -> TextFeatures:
-        """Encodes token ids, B x context.
+        """Encodes token ids, B M. The transformer looks back only: what follows a text's end does not change it.
 
         Args:
-            word: (B x context bool, B word_width): embeddings that take the place of the token's own where it is True.
+            word: (B M bool, B word_width): embeddings that take the place of the token's own where it is True.
         """
-        with _in_place_of_words(self._text_tower.token_embedding, word):
-            out = self.clip.forward_intermediates(
-                text=ids, text_indices=1, normalize=False, normalize_intermediates=True
-            )
-        tokens = out["text_intermediates"][-1]
-        projection = self._text_tower.text_projection
+        tower, M = self._text_tower, ids.shape[1]
+        x = tower.token_embedding(ids)
+        if word is not None:
+            place, vector = word
+            x = torch.where(place[..., None], vector[:, None].to(x.dtype), x)
+        x = tower.transformer(x + tower.positional_embedding[:M], attn_mask=tower.attn_mask[:M, :M])
+        projection = tower.text_projection
+        tokens = tower.ln_final(x)
         tokens = projection(tokens) if isinstance(projection, nn.Linear) else tokens @ projection
-        return TextFeatures(out["text_features"], tokens, self.text_mask(ids))
+        pooled = tokens[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]  # at the end token
+        return TextFeatures(pooled, tokens, self.text_mask(ids))
 
     def text_mask(self, ids: Tensor) -> Tensor:
-        """B x context bool: the words and the end token, which CLIP gives the highest id."""
+        """B M bool, for ids B M: the words and the end token, which CLIP gives the highest id."""
         position = torch.arange(ids.shape[1], device=ids.device)
         return (position > 0) & (position <= ids.argmax(dim=1, keepdim=True))
 
@@ -162,18 +165,3 @@ class Backbone(nn.Module):
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(folder)
         write_json(folder / CONFIG_FILE, self.config)
-
-
-@contextlib.contextmanager
-def _in_place_of_words(embedding: nn.Embedding, word: tuple[Tensor, Tensor] | None):
-    if word is None:
-        yield
-        return
-    place, vector = word
-    hook = embedding.register_forward_hook(
-        lambda module, ids, out: torch.where(place[..., None], vector[:, None].to(out.dtype), out)
-    )
-    try:
-        yield
-    finally:
-        hook.remove()

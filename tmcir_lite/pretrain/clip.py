@@ -23,7 +23,6 @@ from tmcir_lite.data.garments import (
 )
 from tmcir_lite.io.files import ROOT
 from tmcir_lite.pretrain.contrast import (
-    GROUP,
     DrawnBatches,
     PictureText,
     build_clip,
@@ -61,7 +60,7 @@ class PairBatches(DrawnBatches):
 
 def _near_duplicates(rng: random.Random) -> list[Garment]:
     base = sample_garment(rng, rng.choice(CATEGORIES), pretraining=True)
-    return [base, *(sample_change(rng, base, 1) for _ in range(GROUP - 1))]
+    return [base, *(sample_change(rng, base, 1) for _ in range(PairBatches.group - 1))]
 
 
 def _mentioned(rng: random.Random) -> tuple[str, ...]:

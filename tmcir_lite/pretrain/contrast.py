@@ -23,7 +23,6 @@ from tmcir_lite.pretrain.model_card import command_line, device_name, publish_fo
 from tmcir_lite.pretrain.tokenizer import kept_tokenizer
 
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
-GROUP = 4  # near-duplicates that stand side by side in a batch
 
 
 class DrawnBatches(Dataset):
@@ -32,8 +31,11 @@ class DrawnBatches(Dataset):
     A batch is made of groups of near-duplicates, so that the loss cannot be lowered without a close look.
     """
 
+    group = 4
+    """Near-duplicates that stand side by side."""
+
     def __init__(self, tokenizer, seed: int, epoch: int, steps: int, batch: int):
-        self._tokenizer, self._key, self._steps, self._groups = tokenizer, (seed, epoch), steps, batch // GROUP
+        self._tokenizer, self._key, self._steps, self._groups = tokenizer, (seed, epoch), steps, batch // self.group
 
     def __len__(self):
         return self._steps
@@ -43,7 +45,7 @@ class DrawnBatches(Dataset):
         return {"images": as_tensor(pictures), "texts": self._tokenizer(texts), **labels}
 
     def examples(self, rng: random.Random, groups: int) -> tuple[list[Image.Image], list[str], dict[str, torch.Tensor]]:
-        """Pictures, their descriptions and what else the model's forward takes; `GROUP` in a row go together."""
+        """Pictures, their descriptions and what else the model's forward takes; `group` in a row go together."""
         raise NotImplementedError
 
 

@@ -22,7 +22,6 @@ from tmcir_lite.data.scenes import (
     sample_scene,
 )
 from tmcir_lite.pretrain.contrast import (
-    GROUP,
     DrawnBatches,
     PictureText,
     build_clip,
@@ -45,7 +44,9 @@ _FULL = 0.5  # share of captions that say all there is to see; a short one may f
 
 
 class SceneBatches(DrawnBatches):
-    """Groups of one scene and three edits of it, each with a caption that mentions all or some of what is seen."""
+    """Groups of one scene and an edit of it of each kind, each with a caption of all or some of what is seen."""
+
+    group = 1 + len(KINDS)
 
     def examples(self, rng, groups):
         """See `DrawnBatches`; `shown` are the numbers of the slots' values, `full` is whether the caption says all."""
@@ -59,7 +60,7 @@ class SceneBatches(DrawnBatches):
 
 def _scene_and_edits(rng: random.Random) -> list[Scene]:
     scene = sample_scene(rng, pretraining=True)
-    edits = [sample_edit(rng, scene) for _ in range(GROUP - 1)]
+    edits = [sample_edit(rng, scene, kind) or sample_edit(rng, scene) for kind in KINDS]
     return [scene, *(edit.target for edit in edits)]
 
 

@@ -19,6 +19,7 @@ _WANTED = {
         "hf_model_name": (None, "a Hugging Face text tower"),
         "embed_cls": (False, "an appended class embedding as its text feature"),
         "pool_type": ("argmax", "a text feature that is not read at the highest id"),
+        "no_causal_mask": (False, "a text transformer that looks ahead, into padding too"),
         "proj_type": ("linear", "no text projection"),
     },
 }

@@ -33,6 +33,7 @@ from tmcir_lite.run.models import (
     load_trained,
     plain_sum,
     token_fusion,
+    with_cached_images,
     without_merging,
 )
 
@@ -163,7 +164,7 @@ def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone | CachedEncoder
 def _composed(cfg: Config, fusions: Mapping[str, Fusion]) -> Iterator[tuple[Backbone | CachedEncoder, list[Method]]]:
     """Yields each trained fusion with its encoders."""
     for name, fusion in fusions.items():
-        model = load_fusion(cfg, name, fusion)
+        model = with_cached_images(cfg, load_fusion(cfg, name, fusion))
         yield model.backbone, [Method(_FOLDERS.get(name, name), model)]
 
 

@@ -130,6 +130,13 @@ def load_fusion(
     return Composed(backbone, fusion(backbone)).load(folder).to(device)
 
 
+def with_cached_images(cfg: Config, model: Composed) -> Composed:
+    """The same model, which encodes a picture once for all fusions whose image encoder is that after IACMA."""
+    if cfg.atf.encoders in ("none", "text"):
+        model.backbone = load_cached(cfg, aligned=True).beside(model.backbone)
+    return model
+
+
 def load_trained(cfg: Config) -> Composed:
     """TMCIR after both stages: the epoch chosen on held-out train."""
     return load_fusion(cfg, "atf", token_fusion(cfg))

@@ -157,14 +157,14 @@ def _order(cfg: Config, data: Data, targets: Callable[[], torch.Tensor]) -> Orde
 
 def _unlocked(cfg: Config) -> Backbone | CachedEncoder:
     """The encoders after IACMA, locked but for those that are trained with the fusion."""
-    if cfg.atf.encoders == "none":
+    trained, limits = cfg.atf.encoders, cfg.backbone
+    if trained == "none":
         return load_cached(cfg, aligned=True)
-    backbone, limits = load_aligned(cfg), cfg.backbone
-    backbone.limit(
-        0 if cfg.atf.encoders == "text" else limits.unlocked_image_groups,
-        0 if cfg.atf.encoders == "image" else limits.unlocked_text_layers,
-        limits.gradient_checkpointing,
-    )
+    if trained == "text":
+        return load_cached(cfg, aligned=True).to_train(limits.unlocked_text_layers, limits.gradient_checkpointing)
+    backbone = load_aligned(cfg)
+    if trained == "image":
+        backbone.limit(limits.unlocked_image_groups, 0, limits.gradient_checkpointing)
     return backbone
 
 

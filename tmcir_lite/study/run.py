@@ -31,7 +31,7 @@ from tmcir_lite.run import choices, stages
 from tmcir_lite.run.data import Data, known_attributes, known_contents, prepare_data, sample, target_images
 from tmcir_lite.run.folder import environment
 from tmcir_lite.run.measure import Method, gallery_of, queries_of
-from tmcir_lite.run.models import load_cached, load_clip4cir, load_fusion, load_pic2word
+from tmcir_lite.run.models import load_cached, load_clip4cir, load_fusion, load_pic2word, with_cached_images
 from tmcir_lite.study.effects import changes, claims
 from tmcir_lite.study.fusion_cost import seconds
 from tmcir_lite.study.known_edits import draw_known_edits
@@ -247,8 +247,7 @@ def _train(cfg: Config, cell: Cell, data: Data) -> tuple[Backbone | CachedEncode
     if cell.method == "TMCIR":
         fusion = FUSIONS[cell.fusion](cfg)
         stages.train_fusion(cfg, "atf", fusion, data=data)
-        cached = load_cached(cfg, aligned=True) if cfg.atf.encoders == "none" else None
-        model = load_fusion(cfg, "atf", fusion, cached)
+        model = with_cached_images(cfg, load_fusion(cfg, "atf", fusion))
         return model.backbone, Method(cell.name, model), _spent(cfg, "atf")
     if cell.method == "CLIP4Cir":
         stages.train_clip4cir(cfg, data)
