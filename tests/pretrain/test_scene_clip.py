@@ -63,4 +63,4 @@ def test_the_command_leaves_a_model_with_a_card(tmp_path, more):
     assert all(f"edit {kind}" in card for kind in ("swap", "colour"))
     assert len(read_history(tmp_path / "work")) == 2
     backbone = load_backbone(f"local-dir:{tmp_path / 'out'}")
-    assert backbone.tokenize(["swap the star and the red circle"]).shape[0] == 1
+    assert backbone.tokenize(["swap the cross and the red circle"]).shape[0] == 1

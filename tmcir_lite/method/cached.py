@@ -74,6 +74,10 @@ class CachedEncoder(nn.Module):
         """As `Backbone.tokenize`."""
         return self.inner.tokenize(texts)
 
+    def words(self, text: str) -> list[str]:
+        """As `Backbone.words`."""
+        return self.inner.words(text)
+
     def text_mask(self, ids: Tensor) -> Tensor:
         """As `Backbone.text_mask`."""
         return self.inner.text_mask(ids)

@@ -42,7 +42,9 @@ class DrawnBatches(Dataset):
 
     def __getitem__(self, index):
         pictures, texts, labels = self.examples(random.Random(repr((*self._key, index))), self._groups)
-        return {"images": as_tensor(pictures), "texts": self._tokenizer(texts), **labels}
+        ids = self._tokenizer(texts)
+        ids = ids[:, : int(ids.argmax(dim=1).max()) + 1]  # padding after the longest text changes nothing
+        return {"images": as_tensor(pictures), "texts": ids, **labels}
 
     def examples(self, rng: random.Random, groups: int) -> tuple[list[Image.Image], list[str], dict[str, torch.Tensor]]:
         """Pictures, their descriptions and what else the model's forward takes; `group` in a row go together."""
@@ -64,7 +66,7 @@ class PictureText(nn.Module):
         return (images.float() / 255 - self.mean) / self.std
 
     def contrast(self, images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loss of a batch, and its pictures' and texts' features."""
+        """The loss of a batch, and its pictures' and texts' features, B D each, of length one."""
         image, text, scale = self.clip(self.normalise(images), texts)
         return self._loss(image, text, scale), image, text
 

@@ -11,7 +11,7 @@ from tmcir_lite.data.datasets import Split, load_split
 from tmcir_lite.data.garments import Garment, Picture, World, build_world, read_attributes
 from tmcir_lite.data.holdout import hold_out
 from tmcir_lite.data.layouts import Triplet
-from tmcir_lite.data.scenes import Scene, SceneWorld, build_scenes, read_scenes
+from tmcir_lite.data.scenes import Scene, SceneQuery, SceneWorld, build_scenes, read_edits, read_scenes
 from tmcir_lite.io.files import InputError, resolve
 from tmcir_lite.io.processes import main_first, pick_device
 from tmcir_lite.pseudo_targets.generate import without_picture
@@ -101,6 +101,11 @@ def known_contents(split: Split) -> dict[str, Garment] | dict[str, Scene] | None
         return {name: shot.scene for name, shot in read_scenes(split.root).items()}
     attributes = known_attributes(split)
     return attributes and {name: picture.garment for name, picture in attributes.items()}
+
+
+def scene_queries(split: Split) -> dict[str, SceneQuery] | None:
+    """Triplet id -> its edit, of the world of scenes; None for any other dataset."""
+    return read_edits(split.root) if _has_scenes(split) else None
 
 
 def _has_scenes(split: Split) -> bool:

@@ -48,6 +48,7 @@ from tmcir_lite.study.plan import (
     world_rules,
 )
 from tmcir_lite.study.report import RESULTS, load_study, markdown, update_readme
+from tmcir_lite.study.scenes import kinds_of_edit, where_words_point
 from tmcir_lite.study.variants import FUSIONS, WordsToo
 
 PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
@@ -178,7 +179,7 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
     where = environment(cfg)
     result = pd.concat(rows or [pd.DataFrame(index=[0])], ignore_index=True).assign(
         part=cell.part, cell=cell.name, x=cell.x, aligned=cell.aligned, **facts,
-        **_fusion_cost(cfg, method.query, splits[0]), seed=seed, device=where["device"], commit=where["commit"],
+        **_fusion_facts(cfg, method.query, splits[0]), seed=seed, device=where["device"], commit=where["commit"],
         dirty=where["dirty"],
     )  # fmt: skip
     if outcomes:
@@ -207,6 +208,8 @@ def _measure(
     if known:
         each = [intent([t], [answer], known) for t, answer in zip(split.triplets, first, strict=True)]
         outcome = outcome.join(pd.DataFrame(each))
+    if kinds := kinds_of_edit(split):
+        outcome["kind"] = kinds
     return table.query("category == 'mean'"), outcome
 
 
@@ -277,8 +280,8 @@ def _spent(cfg: Config, *trainings: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
-    """Of 512 queries of a split: milliseconds a query for the fusion; and, of ATF, words merged (%) and tokens left."""
+def _fusion_facts(cfg: Config, model, split: Split) -> dict[str, float]:
+    """Of 512 queries: milliseconds a query for the fusion; of ATF words merged (%), tokens left, where words point."""
     if not isinstance(model, Composed):
         return {}
     some, device = sample(split.triplets, 512, seed=0), pick_device(cfg.device)
@@ -289,7 +292,7 @@ def _fusion_cost(cfg: Config, model, split: Split) -> dict[str, float]:
     if not isinstance(model.fusion, ATF):
         return cost
     fused = model.fusion.fuse(image.tokens, text.tokens, text.mask)
-    return cost | {
+    return cost | where_words_point(cfg, model, split) | {
         "merged": 100 * fused.match.merged.sum().item() / text.mask.sum().item(),
         "tokens": fused.mask.sum().item() / len(some),
     }

@@ -1,0 +1,60 @@
+"""What the study measures in the world of scenes alone: recall by kind of edit, and where words point."""
+
+import pandas as pd
+import torch
+
+from tmcir_lite.config import Config
+from tmcir_lite.data.datasets import Split
+from tmcir_lite.data.scenes import KINDS
+from tmcir_lite.evaluation.features import joined
+from tmcir_lite.evaluation.pointing import naming_words, pointing
+from tmcir_lite.method.atf import ATF
+from tmcir_lite.method.model import Composed
+from tmcir_lite.run.data import sample, scene_queries
+
+
+def kinds_of_edit(split: Split) -> list[str] | None:
+    """The kind of each query's edit, in the order of the split's triplets; None outside the world of scenes."""
+    queries = scene_queries(split)
+    return queries and [queries[triplet.id].kind for triplet in split.triplets]
+
+
+def recall_by_kind(outcomes: pd.DataFrame, k: int = 1) -> pd.DataFrame:
+    """R@k in % of each cell (rows) for each kind of edit (columns) and for all, over all seeds.
+
+    Args:
+        outcomes: a row for each query, cell and seed, with its `rank` and `kind`, as the study keeps them.
+    """
+    hits = outcomes.assign(hit=100.0 * (outcomes["rank"] <= k))
+    table = hits.pivot_table(index="cell", columns="kind", values="hit", sort=False)[list(KINDS)]
+    return table.assign(all=hits.groupby("cell", sort=False)["hit"].mean())
+
+
+@torch.no_grad()
+def where_words_point(cfg: Config, model: Composed, split: Split, count: int = 512) -> dict[str, float]:
+    """Of up to `count` queries with ATF in the world of scenes, in %; nothing outside of it or for another fusion.
+
+    - `pointing`: naming words whose best patch lies on the thing that they name (`evaluation.pointing`).
+    - `naming merged`, `others merged`: how many of these words merge, and of all other words.
+    """
+    queries = scene_queries(split)
+    if queries is None or not isinstance(model.fusion, ATF):
+        return {}
+    some, backbone, device = sample(split.triplets, count, seed=0), model.backbone, model.logit_scale.device
+    texts, asked = joined(some, cfg.data.val_captions), [queries[triplet.id] for triplet in some]
+    image = backbone.image(backbone.load([split.images[t.reference_name] for t in some]).to(device))
+    text = backbone.text(backbone.tokenize(texts).to(device))
+    match = model.fusion.fuse(image.tokens, text.tokens, text.mask).match
+    words = [backbone.words(text) for text in texts]
+    best, merged = ([row[mask] for row, mask in zip(part, match.text_mask, strict=True)]
+                    for part in (match.index, match.merged))  # fmt: skip
+    hits = pointing(best, words, asked, backbone.grid)
+    naming = [{number for number, _ in naming_words(*pair)} for pair in zip(words, asked, strict=True)]
+    flags = [(number in names, bool(row[number])) for names, row in zip(naming, merged, strict=True)
+             for number in range(len(row))]  # fmt: skip
+    share = {name: [m for n, m in flags if n == wanted] for name, wanted in (("naming", True), ("others", False))}
+    return {"pointing": _percent(hits), **{f"{name} merged": _percent(each) for name, each in share.items()}}
+
+
+def _percent(flags: list[bool]) -> float:
+    return 100 * sum(flags) / len(flags)
