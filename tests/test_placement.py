@@ -20,8 +20,8 @@ from tmcir_lite.rivals.cross_attention import CrossAttention
 from tmcir_lite.rivals.pic2word import Pic2Word
 from tmcir_lite.rivals.sums import LearnedSum
 from tmcir_lite.run.backbones import load_backbone
-from tmcir_lite.study import run
-from tmcir_lite.study.run import _fusion_facts
+from tmcir_lite.study import facts
+from tmcir_lite.study.facts import fusion_facts
 from tmcir_lite.study.variants import WordsToo
 
 TRIPLETS = [Triplet(str(n), "a", "b", ("is red",), "all") for n in range(3)]
@@ -100,6 +100,6 @@ def test_queries_and_galleries_end_on_the_cpu(model, gpu):
 @pytest.mark.parametrize("model", ["cross-attention", "on frozen encoders"], indirect=True)
 def test_the_study_measures_what_a_fusion_factss(cfg, model, gpu, monkeypatch):
     to(model, gpu)
-    monkeypatch.setattr(run, "pick_device", lambda name: gpu)
+    monkeypatch.setattr(facts, "pick_device", lambda name: gpu)
     split = Split("fashioniq", "val", Path("."), TRIPLETS, {"all": ["a", "b"]}, IMAGES)
-    assert _fusion_facts(cfg, model, split)["fusion_ms"] > 0
+    assert fusion_facts(cfg, model, split)["fusion_ms"] > 0

@@ -13,19 +13,22 @@ RED_CIRCLE, CROSS = {"colour": "red", "shape": "circle"}, {"shape": "cross"}
 
 def test_words_name_shape_colour_and_size_and_not_the_new_value():
     query = SceneQuery("colour", (4,), ({"size": "large", **RED_CIRCLE},))
-    words = "make the big red disc blue".split()
+    words = ["make", "the", "big", "red", "disc", "blue"]
     assert naming_words(words, query) == [(2, 4), (3, 4), (4, 4)]
-    assert naming_words("turn the cross into a cross".split(), SceneQuery("shape", (1,), (CROSS,))) == [(2, 1)]
+    assert naming_words(["turn", "the", "cross", "into", "a", "cross"], SceneQuery("shape", (1,), (CROSS,))) == [(2, 1)]
 
 
 def test_of_two_things_the_first_is_named_first():
     query = SceneQuery("swap", (7, 2), (RED_CIRCLE, {"colour": "blue", "shape": "circle"}))
-    words = "swap the red circle and the blue circle".split()
+    words = ["swap", "the", "red", "circle", "and", "the", "blue", "circle"]
     assert naming_words(words, query) == [(2, 7), (3, 7), (6, 2), (7, 2)]
 
 
 def test_a_thing_that_is_to_be_added_is_nowhere_yet():
-    assert naming_words("add a red circle at the top left".split(), SceneQuery("add", (0,), (RED_CIRCLE,))) == []
+    assert (
+        naming_words(["add", "a", "red", "circle", "at", "the", "top", "left"], SceneQuery("add", (0,), (RED_CIRCLE,)))
+        == []
+    )
 
 
 def test_every_naming_word_of_the_world_is_found():
@@ -48,4 +51,4 @@ def test_the_place_of_a_patch_among_eight_by_eight(patch, place):
 def test_pointing_by_hand():
     query = SceneQuery("colour", (0,), (RED_CIRCLE,))
     best = [torch.tensor([63, 0, 9, 63, 63])]  # of make, the, red, circle, blue
-    assert pointing(best, ["make the red circle blue".split()], [query], (8, 8)) == [True, False]
+    assert pointing(best, [["make", "the", "red", "circle", "blue"]], [query], (8, 8)) == [True, False]

@@ -23,7 +23,6 @@ from tmcir_lite.data.scenes import (
     sample_scene,
 )
 from tmcir_lite.method.encoders import Backbone
-from tmcir_lite.study.variants import late_interaction
 from tmcir_lite.pretrain.contrast import (
     DrawnBatches,
     PictureText,
@@ -34,6 +33,7 @@ from tmcir_lite.pretrain.contrast import (
     text_ranks,
     train_clip,
 )
+from tmcir_lite.study.variants import late_interaction
 
 MODEL = {
     "embed_dim": 192,

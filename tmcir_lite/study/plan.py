@@ -17,7 +17,7 @@ MAIN, TUNING = "main", "tuning"
 """The parts that have the methods side by side, and the trials that are looked at on held-out train only."""
 CHOICES = (TUNING, "full size")
 """The parts whose recall on held-out train decided what the profile has."""
-MethodName = Literal["image only", "text only", "weighted sum", "Pic2Word", "CLIP4Cir", "TMCIR"]
+MethodName = Literal["image only", "text only", "weighted sum", "Pic2Word", "CLIP4Cir, stage 1", "CLIP4Cir", "TMCIR"]
 
 
 class Edits(Section):
@@ -60,6 +60,8 @@ class Cell(Section):
     method: MethodName
     aligned: str = "none"
     set: list[str] = []
+    models: str | None = None
+    """Of CLIP4Cir: the cell before it whose trained models are measured here; None: it trains its own."""
     fusion: str = "ATF"
     """Of method TMCIR; a name in `variants.FUSIONS`."""
     triplets: Triplets | None = None

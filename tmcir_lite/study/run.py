@@ -11,21 +11,16 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from tmcir_lite.config import Config, load_config
 from tmcir_lite.data.datasets import Split
-from tmcir_lite.evaluation.features import joined
 from tmcir_lite.evaluation.intent import intent
 from tmcir_lite.evaluation.protocols import answers, evaluate_split
 from tmcir_lite.io.files import InputError, atomic, read_json, resolve, write_text
-from tmcir_lite.io.processes import pick_device
-from tmcir_lite.method.atf import ATF
 from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.checkpoint import read_history
 from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.method.iacma import Iacma
-from tmcir_lite.method.model import Composed
 from tmcir_lite.rivals.sums import image_only, text_only, weighted_sum
 from tmcir_lite.run import choices, stages
 from tmcir_lite.run.data import Data, known_attributes, known_contents, prepare_data, sample, target_images
@@ -33,7 +28,7 @@ from tmcir_lite.run.folder import environment
 from tmcir_lite.run.measure import Method, gallery_of, queries_of
 from tmcir_lite.run.models import load_cached, load_clip4cir, load_fusion, load_pic2word, with_cached_images
 from tmcir_lite.study.effects import changes, claims
-from tmcir_lite.study.fusion_cost import seconds
+from tmcir_lite.study.facts import fusion_facts, kinds_of_edit
 from tmcir_lite.study.known_edits import draw_known_edits
 from tmcir_lite.study.plan import (
     PLAN,
@@ -48,7 +43,6 @@ from tmcir_lite.study.plan import (
     world_rules,
 )
 from tmcir_lite.study.report import RESULTS, load_study, markdown, update_readme
-from tmcir_lite.study.scenes import kinds_of_edit, where_words_point
 from tmcir_lite.study.variants import FUSIONS, WordsToo
 
 PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
@@ -170,6 +164,9 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
     print(f"study: seed {seed}, {cell.part}: {cell.name}", flush=True)
     aligned = _align(plan, cell.aligned, profile, overrides, seed)
     _link(cfg.run_dir / "iacma", aligned / "iacma")
+    if cell.models:
+        for folder in ("clip4cir", "combiner"):
+            _link(cfg.run_dir / folder, cfg.run_dir.with_name(slug(cell.models)) / folder)
     count = cell.triplets or plan.alignments[cell.aligned].triplets or plan.triplets
     data = _data(cfg, count, cell.world)._replace(neighbours=cell.neighbours)
     backbone, method, facts = _train(cfg, cell, data)
@@ -179,7 +176,7 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
     where = environment(cfg)
     result = pd.concat(rows or [pd.DataFrame(index=[0])], ignore_index=True).assign(
         part=cell.part, cell=cell.name, x=cell.x, aligned=cell.aligned, **facts,
-        **_fusion_facts(cfg, method.query, splits[0]), seed=seed, device=where["device"], commit=where["commit"],
+        **fusion_facts(cfg, method.query, splits[0]), seed=seed, device=where["device"], commit=where["commit"],
         dirty=where["dirty"],
     )  # fmt: skip
     if outcomes:
@@ -252,10 +249,11 @@ def _train(cfg: Config, cell: Cell, data: Data) -> tuple[Backbone | CachedEncode
         stages.train_fusion(cfg, "atf", fusion, data=data)
         model = with_cached_images(cfg, load_fusion(cfg, "atf", fusion))
         return model.backbone, Method(cell.name, model), _spent(cfg, "atf")
-    if cell.method == "CLIP4Cir":
+    if cell.method.startswith("CLIP4Cir"):
         stages.train_clip4cir(cfg, data)
-        model = load_clip4cir(cfg)[1]
-        return model.backbone, Method(cell.name, model), _spent(cfg, "combiner", "clip4cir")
+        stage1, combined = load_clip4cir(cfg)
+        model, trainings = (stage1, ("clip4cir",)) if "stage 1" in cell.method else (combined, ("combiner", "clip4cir"))
+        return model.backbone, Method(cell.name, model), _spent(cfg, *trainings)
     if cell.method == "Pic2Word":
         stages.train_pic2word(cfg, data)
         model = load_pic2word(cfg)
@@ -276,23 +274,4 @@ def _spent(cfg: Config, *trainings: str) -> dict[str, float]:
         "heldout": next(value for name, value in metrics[0].items() if name.startswith("heldout_")),
         "seconds": sum(history["seconds"].sum() for history in histories),
         "parameters": max(entry["parameters"] for entry in metrics),
-    }
-
-
-@torch.no_grad()
-def _fusion_facts(cfg: Config, model, split: Split) -> dict[str, float]:
-    """Of 512 queries: milliseconds a query for the fusion; of ATF words merged (%), tokens left, where words point."""
-    if not isinstance(model, Composed):
-        return {}
-    some, device = sample(split.triplets, 512, seed=0), pick_device(cfg.device)
-    references = model.backbone.load([split.images[t.reference_name] for t in some])
-    image = model.backbone.image(references.to(device))
-    text = model.backbone.text(model.backbone.tokenize(joined(some, cfg.data.val_captions)).to(device))
-    cost = {"fusion_ms": 1000 * min(seconds(partial(model.fusion, image, text)) for _ in range(3)) / len(some)}
-    if not isinstance(model.fusion, ATF):
-        return cost
-    fused = model.fusion.fuse(image.tokens, text.tokens, text.mask)
-    return cost | where_words_point(cfg, model, split) | {
-        "merged": 100 * fused.match.merged.sum().item() / text.mask.sum().item(),
-        "tokens": fused.mask.sum().item() / len(some),
     }

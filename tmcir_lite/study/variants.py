@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmcir_lite.config import Config
-from tmcir_lite.method.atf import ATF
+from tmcir_lite.method.atf import ATF, Match
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.losses import InfoNCE
 from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
@@ -54,6 +54,30 @@ class WithoutResidual(ATF):
     Head = BareHead
 
 
+class TwoBlocks(ATF):
+    """ATF with two transformer blocks."""
+
+    def __init__(self, *sizes: int, **options):
+        super().__init__(*sizes, **options)
+        self.block = nn.TransformerEncoder(self.block, num_layers=2, enable_nested_tensor=False)
+
+
+class EndTokenStays(ATF):
+    """ATF whose end token, which stands for the whole text, never merges."""
+
+    def match(self, S: Tensor, text_mask: Tensor) -> Match:
+        """See `ATF.match`."""
+        return super().match(S, text_mask & text_mask.roll(-1, dims=1))._replace(text_mask=text_mask)
+
+
+class SharpWordsFirst(ATF):
+    """ATF whose words merge by how far their best patch stands out from the others: words that point come first."""
+
+    def match(self, S: Tensor, text_mask: Tensor) -> Match:
+        """See `ATF.match`."""
+        return super().match(S - S.mean(dim=1, keepdim=True), text_mask)._replace(score=S.amax(dim=1))
+
+
 def _cross_attention(cfg: Config) -> Fusion:
     return lambda backbone: CrossAttention(backbone.dim, start_weight(cfg))
 
@@ -67,6 +91,9 @@ FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "FiLM": lambda cfg: of_width(FiLM),
     "without positions": partial(token_fusion, module=WithoutPositions),
     "pooled by mean": partial(token_fusion, module=PooledByMean),
+    "two blocks": partial(token_fusion, module=TwoBlocks),
+    "end token stays": partial(token_fusion, module=EndTokenStays),
+    "sharp words first": partial(token_fusion, module=SharpWordsFirst),
     "without residual": partial(token_fusion, module=WithoutResidual),
 }
 """What `plan.yaml` calls a cell's fusion -> the fusion, as the run's other settings have it."""

@@ -1,4 +1,6 @@
-"""What the study measures in the world of scenes alone: recall by kind of edit, and where words point."""
+"""What the study measures beside recall: what a fusion costs; of scenes the kinds of edit, and where words point."""
+
+from functools import partial
 
 import pandas as pd
 import torch
@@ -8,9 +10,11 @@ from tmcir_lite.data.datasets import Split
 from tmcir_lite.data.scenes import KINDS
 from tmcir_lite.evaluation.features import joined
 from tmcir_lite.evaluation.pointing import naming_words, pointing
+from tmcir_lite.io.processes import pick_device
 from tmcir_lite.method.atf import ATF
 from tmcir_lite.method.model import Composed
 from tmcir_lite.run.data import sample, scene_queries
+from tmcir_lite.study.fusion_cost import seconds
 
 
 def kinds_of_edit(split: Split) -> list[str] | None:
@@ -28,6 +32,29 @@ def recall_by_kind(outcomes: pd.DataFrame, k: int = 1) -> pd.DataFrame:
     hits = outcomes.assign(hit=100.0 * (outcomes["rank"] <= k))
     table = hits.pivot_table(index="cell", columns="kind", values="hit", sort=False)[list(KINDS)]
     return table.assign(all=hits.groupby("cell", sort=False)["hit"].mean())
+
+
+@torch.no_grad()
+def fusion_facts(cfg: Config, model, split: Split) -> dict[str, float]:
+    """Of 512 queries: milliseconds a query for the fusion; of ATF words merged (%), tokens left, where words point."""
+    if not isinstance(model, Composed):
+        return {}
+    some, device = sample(split.triplets, 512, seed=0), pick_device(cfg.device)
+    references = model.backbone.load([split.images[t.reference_name] for t in some])
+    image = model.backbone.image(references.to(device))
+    text = model.backbone.text(model.backbone.tokenize(joined(some, cfg.data.val_captions)).to(device))
+    cost = {"fusion_ms": 1000 * min(seconds(partial(model.fusion, image, text)) for _ in range(3)) / len(some)}
+    if not isinstance(model.fusion, ATF):
+        return cost
+    fused = model.fusion.fuse(image.tokens, text.tokens, text.mask)
+    return (
+        cost
+        | where_words_point(cfg, model, split)
+        | {
+            "merged": 100 * fused.match.merged.sum().item() / text.mask.sum().item(),
+            "tokens": fused.mask.sum().item() / len(some),
+        }
+    )
 
 
 @torch.no_grad()
