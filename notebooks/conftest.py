@@ -1,4 +1,4 @@
-"""nbval runs the notebooks on a small world, in minutes, and compares the marked cells' outputs, the same in any run."""
+"""nbval runs the notebooks on a small world, in minutes, and compares marked cells' outputs, the same in any run."""
 
 SMOKE = [
     "name=smoke", "garments.root=data/garments-smoke", "data.root=data/garments-smoke/fashioniq",

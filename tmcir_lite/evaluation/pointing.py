@@ -1,4 +1,4 @@
-"""Where words point: whether a word that names a thing has its best patch on that thing. Measured in the world of scenes."""
+"""Where words point: whether a word that names a thing has its best patch on it, in the world of scenes."""
 
 from collections.abc import Sequence
 

@@ -40,6 +40,7 @@ from tmcir_lite.study.plan import (
     finished_runs,
     load_plan,
     pictures_config,
+    slug,
     world_rules,
 )
 from tmcir_lite.study.report import RESULTS, load_study, markdown, update_readme
