@@ -21,7 +21,8 @@ from tmcir_lite.data.scenes.world import SceneQuery, SceneWorld, Shot, build_sce
 
 __all__ = [
     "COLOURS", "HELD_OUT", "KINDS", "LOOKS", "PLACES", "SHAPES", "SIZES", "SLOTS", "WORDS", "Backdrop", "Mention",
-    "Request", "Scene", "SceneEdit", "SceneQuery", "SceneWorld", "Shot", "Thing", "build_scenes", "describe_scene", "draw_scene",
+    "Request", "Scene", "SceneEdit", "SceneQuery", "SceneWorld", "Shot", "Thing", "build_scenes", "describe_scene",
+    "draw_scene",
     "edit_between", "mention", "possible_edits", "read_edits", "read_scenes", "refers", "request", "sample_backdrop",
     "sample_edit", "sample_scene", "sample_twin",
 ]  # fmt: skip
