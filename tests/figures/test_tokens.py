@@ -37,6 +37,8 @@ def test_a_pair_of_real_pictures_has_the_targets_cosine(cfg, data, start):
     S = alignment.pair_similarity(cfg, start, triplets, targets)
     assert row["paired picture, its text"] == pytest.approx(row["target, text"])
     assert row["paired picture, another's text"] == pytest.approx(((S.sum() - S.trace()) / 12).item(), abs=1e-6)
+    nearest = [max(S[i, j].item() for j in range(4) if j != i) for i in range(4)]
+    assert row["paired picture, its nearest other text"] == pytest.approx(sum(nearest) / 4, abs=1e-6)
 
 
 def test_token_similarity_has_a_row_a_patch_and_a_column_a_word(cfg, data, start):

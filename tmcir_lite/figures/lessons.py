@@ -11,15 +11,16 @@ from tmcir_lite.figures.theme import themed
 
 
 @themed
-def step_losses(losses: Sequence[float], guessing: float) -> Figure:
-    """The loss of each training step, and the loss of one who guesses."""
+def step_losses(losses: Sequence[float], guessing: float | None = None) -> Figure:
+    """The loss of each training step and, where it is given, that of one who guesses."""
     figure, axis = plt.subplots(figsize=(6, 3))
     axis.plot(range(1, len(losses) + 1), losses, marker="o", label="loss of the step's batch")
-    axis.axhline(guessing, color="black", linestyle="--", label="guessing: log B")
+    if guessing is not None:
+        axis.axhline(guessing, color="black", linestyle="--", label="guessing: log B")
     axis.set(xlabel="step", ylabel="loss")
     axis.set_ylim(bottom=0)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend()
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.legend(loc="lower left")
     figure.tight_layout()
     return figure
 

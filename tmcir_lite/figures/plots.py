@@ -26,7 +26,7 @@ _COLOURS = [*sns.color_palette("colorblind"), (0, 0, 0), (0.45, 0.45, 0.45)]
 
 def _line(number: int) -> dict:
     """The style of the n-th curve, from 0: later ones are thinner and broken, so that one that they cover shows."""
-    width, dashes, marker = ((4.5, "-", "o"), (2.6, "--", "s"), (1.6, ":", "^"))[number % 3]
+    width, dashes, marker = ((3.6, "-", "o"), (2.2, "--", "s"), (1.5, ":", "^"))[number % 3]
     return {"linewidth": width, "linestyle": dashes, "marker": marker, "markersize": 9 - 2 * (number % 3)}
 
 
@@ -66,7 +66,7 @@ def histories(tables: Mapping[str, pd.DataFrame]) -> Figure:
         score = next(column for column in table if column.startswith("heldout_"))
         right.plot(table["epoch"], table[score], label=name, **_line(number))
     for axis in (left, right):
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     left.set(xlabel="epoch", ylabel="loss (train)")
     right.set(xlabel="epoch (0: before training)", ylabel=f"{score.removeprefix('heldout_')}, held-out train (%)")
     right.legend()

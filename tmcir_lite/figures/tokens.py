@@ -87,12 +87,16 @@ def merged_words(cfg: Config, model: Composed, triplets: Sequence[Triplet], spli
     """Which text tokens merge, over some queries: a row each.
 
     Returns:
-        Columns `word`; `kind`: "content word", "stop word" (`STOP_WORDS`) or "end token"; `merged`, a bool.
+        Columns `word`; `kind`: "content word", "stop word" (also punctuation) or "end token"; `merged`, a bool.
     """
     rows, match = [], match_queries(cfg, model, triplets, split)
     for number, text in enumerate(joined(triplets, cfg.data.val_captions)):
         words = model.backbone.words(text)
-        kinds = ["stop word" if word.lower() in STOP_WORDS else "content word" for word in words[:-1]]
+        kinds = ["stop word" if _is_stop_word(word) else "content word" for word in words[:-1]]
         merged = match.merged[number][match.text_mask[number]].tolist()
         rows += zip(words, [*kinds, "end token"], merged, strict=True)
     return pd.DataFrame(rows, columns=["word", "kind", "merged"])
+
+
+def _is_stop_word(word: str) -> bool:
+    return word.lower() in STOP_WORDS or not any(map(str.isalnum, word))
