@@ -37,6 +37,8 @@ def test_a_pair_of_real_pictures_has_the_targets_cosine(cfg, data, start):
     S = alignment.pair_similarity(cfg, start, triplets, targets)
     assert row["paired picture, its text"] == pytest.approx(row["target, text"])
     assert row["paired picture, another's text"] == pytest.approx(((S.sum() - S.trace()) / 12).item(), abs=1e-6)
+    nearest = [max(S[i, j].item() for j in range(4) if j != i) for i in range(4)]
+    assert row["paired picture, its nearest other text"] == pytest.approx(sum(nearest) / 4, abs=1e-6)
 
 
 def test_token_similarity_has_a_row_a_patch_and_a_column_a_word(cfg, data, start):
@@ -55,6 +57,32 @@ def test_before_training_the_query_is_the_sum_whatever_merges(cfg, data, start, 
     assert facts["merged"].tolist() == (share * facts["words"]).tolist()
     assert (facts["patches"] <= facts["merged"]).all()
     assert (facts["patches"] > 0).all() == bool(share)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 2.0])
+def test_what_merges_is_what_the_fusion_merges(cfg, data, start, threshold):
+    model, triplets = Composed(start, token_fusion(cfg)(start)), data.val.triplets[:5]
+    matched = tokens.match_queries(cfg, model, triplets, data.val, threshold)
+    model.fusion.threshold = threshold
+    fused = model.fusion.fuse(*(outputs.tokens for outputs in encoded(cfg, data, start)), matched.text_mask)
+    assert torch.equal(matched.merged, fused.match.merged)
+    assert torch.equal(matched.index, fused.match.index)
+
+
+def encoded(cfg, data, start):
+    return tokens.encode(cfg, start, data.val.triplets[:5], data.val)
+
+
+def test_merged_words_are_all_words_each_of_a_kind(cfg, data, start):
+    model, triplets = Composed(start, token_fusion(cfg, 0.0)(start)), data.val.triplets[:5]
+    said = tokens.merged_words(cfg, model, triplets, data.val)
+    texts = joined(triplets, cfg.data.val_captions)
+    assert said["word"].tolist() == [word for text in texts for word in start.words(text)]
+    assert said["merged"].all()
+    assert (said["kind"] == "end token").sum() == 5
+    kinds = said.set_index("word")["kind"].to_dict()
+    assert kinds.get("and", "stop word") == "stop word"
+    assert "content word" in kinds.values()
 
 
 def test_merge_map_numbers_patches_and_names_their_words():

@@ -68,7 +68,8 @@ def text_cosines(cfg: Config, data: Data, backbone: Backbone, triplets: Sequence
         pair_similarity(cfg, backbone, triplets, [images[name] for name in names]).diagonal().mean().item()
         for names in ([t.reference_name for t in triplets], [t.target_name for t in triplets])
     )
-    others = S[~torch.eye(len(S), dtype=torch.bool)]
+    own = torch.eye(len(S), dtype=torch.bool)
     return pd.Series({"paired picture, its text": S.diagonal().mean().item(),
-                      "paired picture, another's text": others.mean().item(),
+                      "paired picture, another's text": S[~own].mean().item(),
+                      "paired picture, its nearest other text": S.masked_fill(own, -1).amax(dim=1).mean().item(),
                       "reference, text": references, "target, text": targets})  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +22,12 @@ Tile = Image.Image | Path | None
 """A picture in a row of pictures; None is a gap."""
 _COLOURS = [*sns.color_palette("colorblind"), (0, 0, 0), (0.45, 0.45, 0.45)]
 """Of up to twelve methods."""
+
+
+def _line(number: int) -> dict:
+    """The style of the n-th curve, from 0: later ones are thinner and broken, so that one that they cover shows."""
+    width, dashes, marker = ((3.6, "-", "o"), (2.2, "--", "s"), (1.5, ":", "^"))[number % 3]
+    return {"linewidth": width, "linestyle": dashes, "marker": marker, "markersize": 9 - 2 * (number % 3)}
 
 
 @themed
@@ -53,11 +60,13 @@ def _show(axis, picture: Tile) -> None:
 def histories(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Training loss (of which a training of no epochs has none) and held-out recall by epoch, one line a training."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-    for name, table in tables.items():
+    for number, (name, table) in enumerate(tables.items()):
         if "loss" in table:
-            left.plot(table["epoch"], table["loss"], marker="o", label=name)
+            left.plot(table["epoch"], table["loss"], label=name, **_line(number))
         score = next(column for column in table if column.startswith("heldout_"))
-        right.plot(table["epoch"], table[score], marker="o", label=name)
+        right.plot(table["epoch"], table[score], label=name, **_line(number))
+    for axis in (left, right):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     left.set(xlabel="epoch", ylabel="loss (train)")
     right.set(xlabel="epoch (0: before training)", ylabel=f"{score.removeprefix('heldout_')}, held-out train (%)")
     right.legend()
@@ -69,9 +78,9 @@ def histories(tables: Mapping[str, pd.DataFrame]) -> Figure:
 def weight_sweeps(sweeps: Mapping[str, pd.DataFrame]) -> Figure:
     """Held-out recall of the weighted sum against the text's weight."""
     figure, axis = plt.subplots(figsize=(6, 3.4))
-    for name, sweep in sweeps.items():
+    for number, (name, sweep) in enumerate(sweeps.items()):
         (score,) = sweep.columns.drop("weight")
-        axis.plot(sweep["weight"], sweep[score], marker=".", label=name)
+        axis.plot(sweep["weight"], sweep[score], label=name, **_line(number))
     axis.set(xlabel="weight of the text in the sum", ylabel=f"{score}, held-out train (%)")
     axis.legend()
     figure.tight_layout()
@@ -86,8 +95,8 @@ def similarity_maps(maps: Mapping[str, Tensor], columns: Sequence[str], rows: Se
         maps: title -> cosines, such as of visual tokens (rows) and text tokens (columns).
     """
     tall = 0.42 * len(rows) + 1.2 if rows else 4.4
-    figure, axes = plt.subplots(1, len(maps), figsize=(max(4.5, 0.58 * len(columns) + 1.5) * len(maps), max(2.6, tall)),
-                                squeeze=False)  # fmt: skip
+    wide = max(4.5, 0.58 * len(columns) + 1.5) * len(maps)
+    figure, axes = plt.subplots(1, len(maps), figsize=(min(wide, 14), max(2.6, tall)), squeeze=False)
     strongest = max(S.abs().max().item() for S in maps.values())
     for axis, (title, S) in zip(axes[0], maps.items(), strict=True):
         sns.heatmap(S.numpy(), cmap="vlag", vmin=-strongest, vmax=strongest, annot=bool(rows), fmt=".2f", ax=axis,
@@ -105,8 +114,9 @@ def similarity_maps(maps: Mapping[str, Tensor], columns: Sequence[str], rows: Se
 def cosine_spread(groups: Mapping[str, Tensor]) -> Figure:
     """Distributions of cosines, one curve a group."""
     figure, axis = plt.subplots(figsize=(6, 3.2))
-    for name, values in groups.items():
-        sns.kdeplot(values.flatten().numpy(), ax=axis, label=name, fill=True, alpha=0.25)
+    for number, (name, values) in enumerate(groups.items()):
+        dashes = _line(number)["linestyle"]
+        sns.kdeplot(values.flatten().numpy(), ax=axis, label=name, fill=True, alpha=0.25, linestyle=dashes)
     axis.set(xlabel="cosine of a patch token and a word token", ylabel="density")
     axis.legend()
     figure.tight_layout()
