@@ -1,0 +1,192 @@
+"""A notebook alone in an empty folder brings what it needs, and touches nothing that is there."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+
+import nbformat
+import pytest
+
+from tmcir_lite.course import first_cells
+from tmcir_lite.io.files import ROOT, InputError
+
+ADDRESS = first_cells.repository()
+NAMES = [path.stem for path in first_cells.notebooks()]
+WHERE = "import tmcir_lite; print(tmcir_lite.__file__)"
+NOT_OURS = shutil.ignore_patterns("__pycache__", "garments*", "scenes", "fashioniq", "cirr", "circo")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A repository with what is here, also what is not committed yet."""
+    folder = tmp_path_factory.mktemp("origin")
+    for name in ("tmcir_lite", "notebooks", "data"):
+        shutil.copytree(ROOT / name, folder / name, ignore=NOT_OURS if name == "data" else None)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    git = ["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b"]
+    quick = ["config", "core.compression", "0"]
+    for command in (["init", "--quiet"], quick, ["add", "."], ["commit", "--quiet", "--message", "first"]):
+        subprocess.run([*git, *command], check=True)
+    return folder.as_uri()
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The interpreter of an environment with our dependencies and without our package, and a stub of Colab's package.
+
+    A .pth file in a folder that a .pth file names is not read, so an editable installation is not found from here.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder / "env", symlinks=True)
+    with open(f"{sysconfig.get_path('purelib', vars={'base': str(folder / 'env')})}/dependencies.pth", "w") as file:
+        file.write("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    colab = folder / "stub" / "google" / "colab" / "__init__.py"
+    colab.parent.mkdir(parents=True)
+    colab.touch()
+    found = "import google.colab, importlib.util; print(importlib.util.find_spec('tmcir_lite'))"
+    if process(folder, folder, found).stdout != "None\n":
+        pytest.skip("the package is installed beside its dependencies, not as an editable one")
+    return folder
+
+
+def process(environment, folder, code, **variables):
+    known = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "GIT_"))}
+    known |= {"PYTHONPATH": str(environment / "stub"), "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"} | variables
+    command = [environment / "env" / "bin" / "python", "-c", code]
+    return subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True)
+
+
+@pytest.fixture
+def kernel(environment, address, tmp_path):
+    """Runs cells as a new kernel in an empty folder would."""
+    (tmp_path / "empty").mkdir()
+
+    def run(*cells, **variables):
+        code = "\n".join(cells).replace("%matplotlib inline", "").replace(ADDRESS, address)
+        return process(environment, tmp_path / "empty", code, **variables)
+
+    run.folder = tmp_path / "empty"
+    return run
+
+
+def code_cells(name):
+    cells = nbformat.read(first_cells.FOLDER / f"{name}.ipynb", as_version=4).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def passed(done):
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_notebooks_are_up_to_date(capsys):
+    assert first_cells.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_links_lead_to_the_notebooks_before_and_after(tmp_path):
+    texts = first_cells.updated(address="https://github.com/someone/fork")
+    for number, (path, text) in enumerate(texts.items()):
+        links, code, *_ = nbformat.reads(text, as_version=4).cells
+        assert f"colab.research.google.com/github/someone/fork/blob/main/notebooks/{path.name}" in links.source
+        assert ("Before:" in links.source) == (number > 0)
+        assert [f"]({name}.ipynb)" in links.source for name in NAMES] == [
+            abs(number - other) == 1 for other in range(len(NAMES))
+        ]
+        assert "git clone --quiet --depth 1 https://github.com/someone/fork tmcir-lite" in code.source
+
+
+def test_written_again_nothing_changes_and_what_is_an_authors_stays(tmp_path):
+    for path in first_cells.notebooks():
+        shutil.copy(path, tmp_path)
+    for path, text in first_cells.updated(tmp_path, "https://github.com/someone/fork").items():
+        own = nbformat.read(path, as_version=4).cells[2:]
+        path.write_text(text)
+        assert nbformat.read(path, as_version=4).cells[2:] == own
+    assert first_cells.updated(tmp_path, ADDRESS) == {
+        tmp_path / path.name: path.read_text() for path in first_cells.notebooks()
+    }
+
+
+def test_an_address_that_colab_cannot_open_is_refused(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "git@github.com:someone/fork.git"\n')
+    with pytest.raises(InputError, match=r"Repository: 'git@github.com:someone/fork.git' is not of the form"):
+        first_cells.repository(tmp_path / "pyproject.toml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_alone_in_an_empty_folder_a_notebook_brings_the_package(name, kernel):
+    first, cloned = code_cells(name)[0].source, kernel.folder / "tmcir-lite" / "tmcir_lite" / "__init__.py"
+    assert passed(kernel(first, first, WHERE)) == f"{cloned}\n"
+    assert [path.name for path in kernel.folder.iterdir()] == ["tmcir-lite"]
+    if name == NAMES[0]:
+        assert passed(kernel(first, WHERE, PATH="")) == f"{cloned}\n"  # the next kernel needs no git
+
+
+def test_within_a_checkout_nothing_is_cloned(kernel):
+    shutil.copytree(ROOT / "tmcir_lite", kernel.folder / "tmcir_lite")
+    shutil.copy(ROOT / "pyproject.toml", kernel.folder)
+    (kernel.folder / "notebooks").mkdir()
+    first = f"import os; os.chdir('notebooks')\n{code_cells(NAMES[0])[0].source}"
+    assert passed(kernel(first, WHERE, PATH="")).startswith(f"{kernel.folder}/tmcir_lite/")
+    assert not list((kernel.folder / "notebooks").iterdir())
+
+
+def test_one_line_says_that_git_or_the_network_is_missing(kernel):
+    first = code_cells(NAMES[0])[0].source
+    no_git = kernel(first, PATH="")
+    no_network = kernel(first.replace(ADDRESS, "https://localhost:1/no/where"))
+    for done, reason in ((no_git, "not found"), (no_network, "unable to access 'https://localhost:1/no/where/'")):
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert reason in done.stderr
+        assert "it needs git and a network" in done.stderr
+
+
+def wheel(folder, name, version, requires=()):
+    """A package of one empty module."""
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}.py", f"version = {version!r}\n")
+        needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.skipif(shutil.which("git") is None or sys.platform == "win32", reason="needs git and a POSIX venv")
+def test_only_what_is_missing_is_installed_and_numpy_stays(kernel, tmp_path):
+    """The newest of a missing dependency would replace numpy; an older one gets along with what is there."""
+    wheel(tmp_path, "numpy", "999")
+    wheel(tmp_path, "thing_one", "1", ["numpy"])
+    wheel(tmp_path, "thing_one", "2", ["numpy>=999"])
+    shutil.copytree(ROOT / "tmcir_lite", kernel.folder / "tmcir_lite")
+    project = '[project]\ndependencies = ["numpy>=1", "thing_one>=1"]\n'
+    (kernel.folder / "pyproject.toml").write_text(project)
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    first = f"import sys; sys.path.remove('') if '' in sys.path else 0\n{code_cells(NAMES[0])[0].source}"
+    seen = "import numpy, thing_one; print(thing_one.version, numpy.__version__ == '999')"
+    assert passed(kernel(first, seen, **offline)) == "installing thing_one>=1\n1 False\n"
+    assert passed(kernel(first, seen, **offline)) == "1 False\n"  # nothing is missing now
+
+    (kernel.folder / "pyproject.toml").write_text(project.replace("numpy>=1", "numpy>=999"))
+    done = kernel(first, **offline)
+    assert "numpy>=999 is needed, and " in done.stderr
+    assert done.stderr.strip().endswith("restart the kernel and run this cell again")
+    (kernel.folder / "pyproject.toml").write_text(project.replace("thing_one", "thing_two"))
+    done = kernel(first, **offline)
+    assert "pip could not install thing_two>=1: ERROR: No matching distribution found for thing_two>=1" in done.stderr
+
+
+@pytest.mark.slow
+def test_what_every_notebook_imports_can_be_imported_then(kernel):
+    """One kernel after the other would import the same for a minute each, so one imports for all."""
+    cells = [code_cells(NAMES[0])[0].source, "profile, overrides = 'lite', []"]
+    for name in NAMES:
+        lines = code_cells(name)[2].source.splitlines()
+        cells += [line for line in "\n".join(lines).split("\ncfg = ")[0].splitlines() if not line.startswith("data = ")]
+    cells += ["from tmcir_lite.config import load_config", "print(load_config(profile, overrides).backbone.name)"]
+    assert passed(kernel(*cells)) == "local-dir:data/models/clip\n"
