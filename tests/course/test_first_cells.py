@@ -1,5 +1,6 @@
 """A notebook alone in an empty folder brings what it needs, and touches nothing that is there."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -10,6 +11,9 @@ import zipfile
 
 import nbformat
 import pytest
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
 
 from tmcir_lite.course import first_cells
 from tmcir_lite.io.files import ROOT, InputError
@@ -183,10 +187,26 @@ def test_only_what_is_missing_is_installed_and_numpy_stays(kernel, tmp_path):
 
 @pytest.mark.slow
 def test_what_every_notebook_imports_can_be_imported_then(kernel):
-    """One kernel after the other would import the same for a minute each, so one imports for all."""
-    cells = [code_cells(NAMES[0])[0].source, "profile, overrides = 'lite', []"]
-    for name in NAMES:
-        lines = code_cells(name)[2].source.splitlines()
-        cells += [line for line in "\n".join(lines).split("\ncfg = ")[0].splitlines() if not line.startswith("data = ")]
-    cells += ["from tmcir_lite.config import load_config", "print(load_config(profile, overrides).backbone.name)"]
-    assert passed(kernel(*cells)) == "local-dir:data/models/clip\n"
+    """One kernel for all notebooks: they import much the same, and PyTorch takes its time."""
+    cells = [cell.source.replace("%", "# %") for name in NAMES for cell in code_cells(name)[1:]]
+    imports = {ast.unparse(node) for cell in cells for node in ast.walk(ast.parse(cell))
+               if isinstance(node, ast.Import | ast.ImportFrom)}  # fmt: skip
+    loaded = "from tmcir_lite.config import load_config; print(load_config('lite').backbone.name)"
+    assert passed(kernel(code_cells(NAMES[0])[0].source, *sorted(imports), loaded)) == "local-dir:data/models/clip\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name in ("00_tour", "01_data")])
+def test_a_notebook_runs_to_its_end_in_a_kernel_that_had_nothing(name, environment, address, tiny, tmp_path):
+    class Bare(AsyncKernelManager):
+        kernel_spec = KernelSpec(argv=[str(environment / "env" / "bin" / "python"), "-m", "ipykernel_launcher", "-f",
+                                       "{connection_file}"], env={"PYTHONPATH": str(environment / "stub")})  # fmt: skip
+
+    notebook = nbformat.read(first_cells.FOLDER / f"{name}.ipynb", as_version=4)
+    notebook.cells[1].source = notebook.cells[1].source.replace(ADDRESS, address)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = f"profile = 'lite'\noverrides = {[*tiny, f'runs={tmp_path}/runs']}"
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_manager_class=Bare, resources=where).execute()
+    assert (tmp_path / "tmcir-lite" / "tmcir_lite").is_dir()
