@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,17 @@ def test_an_address_that_colab_cannot_open_is_refused(tmp_path):
     (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "git@github.com:someone/fork.git"\n')
     with pytest.raises(InputError, match=r"Repository: 'git@github.com:someone/fork.git' is not of the form"):
         first_cells.repository(tmp_path / "pyproject.toml")
+
+
+def test_exercises_that_the_teacher_is_told_of_are_there():
+    told = re.sub(r"(\d)\.(\d) to \1\.(\d)", _all, (first_cells.FOLDER / "TEACHING.md").read_text())
+    cells = "".join(path.read_text() for path in first_cells.notebooks())
+    there = set(re.findall(r"\*\*Exercise (\d\.\d)\.", cells))
+    assert set(re.findall(r"\b\d\.\d\b", told.split("## What students")[0])) - there == set()
+
+
+def _all(match):
+    return " ".join(f"{match[1]}.{number}" for number in range(int(match[2]), int(match[3]) + 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
