@@ -22,7 +22,13 @@ from tmcir_lite.io.files import ROOT, InputError
 ADDRESS = first_cells.repository()
 NAMES = [path.stem for path in first_cells.notebooks()]
 WHERE = "import tmcir_lite; print(tmcir_lite.__file__)"
-NOT_OURS = shutil.ignore_patterns("__pycache__", "garments*", "scenes", "fashioniq", "cirr", "circo")
+
+
+def drawn_or_fetched(folder, names):
+    """Large folders of `data/` that are not the repository's."""
+    if folder != str(ROOT / "data"):
+        return []
+    return [name for name in names if (ROOT / "data" / name).is_dir() and name not in ("models", "results")]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +36,9 @@ def address(tmp_path_factory):
     """A repository with what is here, also what is not committed yet."""
     folder = tmp_path_factory.mktemp("origin")
     for name in ("tmcir_lite", "notebooks", "data"):
-        shutil.copytree(ROOT / name, folder / name, ignore=NOT_OURS if name == "data" else None)
-    shutil.copy(ROOT / "pyproject.toml", folder)
+        shutil.copytree(ROOT / name, folder / name, ignore=drawn_or_fetched)
+    for name in ("pyproject.toml", ".gitignore"):
+        shutil.copy(ROOT / name, folder)
     git = ["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b"]
     quick = ["config", "core.compression", "0"]
     for command in (["init", "--quiet"], quick, ["add", "."], ["commit", "--quiet", "--message", "first"]):
