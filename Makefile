@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help reproduce test test-fast lab notebooks clean
+.PHONY: help reproduce test test-fast lab notebooks book clean
 export HF_HUB_OFFLINE ?= 1
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test-fast   the unit tests that take seconds"
 	@echo "make lab         set up, open JupyterLab"
 	@echo "make notebooks   execute the committed notebooks in place"
+	@echo "make book        the notebooks as pages to read without a network: book/index.html"
 	@echo "make clean       remove the lite run and the drawn dataset (not the environment)"
 
 # The stamp is written last: an installation that was interrupted is simply done again.
@@ -40,6 +41,9 @@ lab: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python -m tmcir_lite notebooks
+
+book: $(READY)
+	$(BIN)/python -m tmcir_lite.course.book
 
 clean:
 	rm -rf runs/lite data/garments data/garments.partial
