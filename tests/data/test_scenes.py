@@ -57,7 +57,7 @@ def scene_of(*things):
     return Scene(tuple(Thing(*thing) for thing in things))
 
 
-THREE = scene_of(("star", "blue", "small", 8), ("circle", "red", "large", 0), ("circle", "red", "small", 4))
+THREE = scene_of(("cross", "blue", "small", 8), ("circle", "red", "large", 0), ("circle", "red", "small", 4))
 
 
 def slow_refers(scene, named):
@@ -191,9 +191,9 @@ def test_every_possible_edit_is_found_again(seed, kind):
 
 
 def test_edits_by_hand():
-    circle, other, star = THREE.things
+    circle, other, cross = THREE.things
     swapped = next(e for e in possible_edits(THREE, "swap") if e.places == (0, 8)).target
-    assert swapped == Scene((dataclasses.replace(circle, place=8), other, dataclasses.replace(star, place=0)))
+    assert swapped == Scene((dataclasses.replace(circle, place=8), other, dataclasses.replace(cross, place=0)))
     assert [len(possible_edits(THREE, kind)) for kind in KINDS] == [21, 3, 9, 18, 6 * 64, 3, 3]
     two = THREE.change([8])
     assert not possible_edits(two, "remove")
@@ -250,7 +250,7 @@ def test_slots_and_differences_by_hand():
 def test_a_scene_with_too_few_things_or_two_at_one_place_is_refused():
     for things in ([0], [0, 1, 1], [0, 1, 2, 3, 4]):
         with pytest.raises(ValueError, match="a place of its own"):
-            scene_of(*(("star", "red", "small", place) for place in things))
+            scene_of(*(("cross", "red", "small", place) for place in things))
 
 
 @given(SEEDS)
@@ -264,7 +264,7 @@ def test_a_full_description_fits_no_other_scene(seed):
 
 
 def test_short_descriptions_are_true_and_relations_are_as_seen():
-    a, b = Thing("star", "red", "small", 0), Thing("circle", "blue", "small", 2)
+    a, b = Thing("cross", "red", "small", 0), Thing("circle", "blue", "small", 2)
     assert relation(a, b) == "left of"
     assert relation(b, a) == "right of"
     assert relation(a, dataclasses.replace(b, place=6)) == "above"

@@ -16,11 +16,11 @@ from tmcir_lite.data.scenes.objects import (
     sample_backdrop,
     sample_scene,
 )
-from tmcir_lite.data.scenes.wording import Mention, Request, describe_scene, mention, refers, request
+from tmcir_lite.data.scenes.wording import WORDS, Mention, Request, describe_scene, mention, refers, request
 from tmcir_lite.data.scenes.world import SceneQuery, SceneWorld, Shot, build_scenes, read_edits, read_scenes
 
 __all__ = [
-    "COLOURS", "HELD_OUT", "KINDS", "LOOKS", "PLACES", "SHAPES", "SIZES", "SLOTS", "Backdrop", "Mention", "Request",
+    "COLOURS", "HELD_OUT", "KINDS", "LOOKS", "PLACES", "SHAPES", "SIZES", "SLOTS", "WORDS", "Backdrop", "Mention", "Request",
     "Scene", "SceneEdit", "SceneQuery", "SceneWorld", "Shot", "Thing", "build_scenes", "describe_scene", "draw_scene",
     "edit_between", "mention", "possible_edits", "read_edits", "read_scenes", "refers", "request", "sample_backdrop",
     "sample_edit", "sample_scene", "sample_twin",

@@ -8,7 +8,7 @@ from tmcir_lite.data.drawn.photograph import CANVAS, background, photograph
 from tmcir_lite.data.scenes.objects import Backdrop, Scene, Thing
 
 _CELL = CANVAS / 3
-_RADIUS = {"small": 11.5, "large": 18.0}  # canvas pixels, of a circle with about the area of the other shapes
+_RADIUS = {"small": 12.0, "large": 19.0}  # canvas pixels
 _JITTER = 5.0  # canvas pixels at most, and never out of the cell
 
 RGB = {
@@ -34,18 +34,16 @@ def _draw_thing(paint, thing: Thing, right: float, down: float, turn: float) -> 
     fill = RGB[thing.colour]
     if thing.shape == "circle":
         paint.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
-        return
-    paint.polygon([(x + radius * a, y + radius * b) for a, b in _outline(thing.shape, math.radians(turn))], fill=fill)
-
-
-def _outline(shape: str, turn: float) -> list[tuple[float, float]]:
-    """Corners about (0, 0), y down, for a circle of radius 1."""
-    if shape == "square":
-        radii, first = [1.3] * 4, -0.75
-    elif shape == "triangle":
-        radii, first = [1.26] * 3, -0.5
+    elif thing.shape == "ring":
+        paint.ellipse((x - radius, y - radius, x + radius, y + radius), outline=fill, width=round(0.42 * radius))
     else:
-        radii, first = [1.26, 0.56] * 5, -0.5
-    angles = [turn + math.pi * (first + 2 * i / len(radii)) for i in range(len(radii))]
-    drop = 0.2 if shape == "triangle" else 0.0  # its middle lies low
-    return [(r * math.cos(a), r * math.sin(a) + drop) for r, a in zip(radii, angles, strict=True)]
+        across = [(1.1, 0.4)] if thing.shape == "bar" else [(1.1, 0.36), (0.36, 1.1)]
+        for wide, high in across:
+            paint.polygon(_box(x, y, radius * wide, radius * high, math.radians(turn)), fill=fill)
+
+
+def _box(x: float, y: float, wide: float, high: float, turn: float) -> list[tuple[float, float]]:
+    """Corners of an upright box about (x, y), of half these sizes, after a turn."""
+    cos, sin = math.cos(turn), math.sin(turn)
+    corners = ((wide, high), (-wide, high), (-wide, -high), (wide, -high))
+    return [(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in corners]

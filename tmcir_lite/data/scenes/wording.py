@@ -12,7 +12,7 @@ WORDS = {
     "red": ("red",), "orange": ("orange",), "yellow": ("yellow",), "green": ("green",), "blue": ("blue",),
     "purple": ("purple", "violet"), "black": ("black",), "white": ("white",),
     "small": ("small", "little"), "large": ("large", "big"),
-    "circle": ("circle", "disc"), "square": ("square",), "triangle": ("triangle",), "star": ("star",),
+    "circle": ("circle", "disc"), "ring": ("ring",), "bar": ("bar", "beam"), "cross": ("cross", "plus"),
 }  # fmt: skip
 """Value -> its words. No word stands for two values."""
 
@@ -128,7 +128,7 @@ def sufficient(scene: Scene, thing: Thing) -> list[tuple[str, ...]]:
 
 
 def describe_scene(rng: random.Random, scene: Scene, share: float = 1.0, detail: float = 1.0) -> str:
-    """A caption: things in random order, such as "a large red circle at the top left and a star below it".
+    """A caption: things in random order, such as "a large red circle at the top left and a cross below it".
 
     Args:
         share: the chance that a thing is mentioned; one always is.
