@@ -40,7 +40,7 @@ def editor_folder(tmp_path_factory):
     tokenizer = train_tokenizer(16)
     torch.manual_seed(0)
     vae, scheduler = build_autoencoder(), editor.build_scheduler()
-    reader = garments.Reader(128, garments.CHANNELS[-1])
+    reader = garments.READER(128, garments.CHANNELS[-1])
     model = editor.Editing(editor.build_unet(), editor.build_text_encoder(tokenizer), vae, scheduler, reader)
     editor.assemble(model, vae, tokenizer, scheduler).save_pretrained(folder, safe_serialization=True)
     return folder

@@ -76,7 +76,7 @@ def test_the_first_half_of_the_unet_is_what_the_whole_walks():
 
 
 def test_the_reader_counts_what_the_unet_sees_as_well_as_what_the_text_says():
-    reader = scenes.Reader(8, 12)
+    reader = scenes.READER(8, 12)
     hidden, down, mid = (torch.randn(size, requires_grad=True) for size in ((2, 5, 8), (2, 12, 8, 8), (2, 12, 8, 8)))
     reader(hidden, down, mid, torch.tensor([example.labels for example in EXAMPLES[:2]])).backward()
     assert all(features.grad.abs().sum() > 0 for features in (hidden, down, mid))

@@ -20,7 +20,7 @@ def settings(tmp_path_factory, editor_folder):
     root = tmp_path_factory.mktemp("scenes")
     return load_config("scenes", [
         f"runs={root}", f"scenes.root={root}/world", f"data.root={root}/world", "data.cache=null", "device=cpu",
-        "scenes.train=60", "scenes.val=12", f"editor.model={editor_folder}",
+        "scenes.train=80", "scenes.val=12", "data.heldout=0.1", f"editor.model={editor_folder}",
     ])  # fmt: skip
 
 

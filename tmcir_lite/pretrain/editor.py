@@ -112,7 +112,7 @@ def tokenize(tokenizer, texts: list[str]) -> torch.Tensor:
 class Editing(nn.Module):
     """UNet and text encoder; forward returns the squared error of the predicted path direction.
 
-    To it is added, as a crutch that is thrown away after training, what a `Reader` cannot read: words are understood,
+    To it is added, as a crutch that is thrown away after training, what a reader cannot read: words are understood,
     and found in a picture, long before shapes can be drawn.
 
     Args:
@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif world.AUTOENCODER:
         _load(resolve(world.AUTOENCODER), vae)
     vae.to(device)
-    reader = world.Reader(text_encoder.config.hidden_size, world.CHANNELS[-1])
+    reader = world.READER(text_encoder.config.hidden_size, world.CHANNELS[-1])
     model = Editing(unet, text_encoder, vae, scheduler, reader)
     model.to(device, memory_format=torch.channels_last)
     held_out = EditBatches(world, tokenizer, seed=-1, epoch=0, steps=4, batch=128)

@@ -18,7 +18,7 @@ from tmcir_lite.data.garments import (
     sample_garment,
     sample_nuisance,
 )
-from tmcir_lite.pretrain.worlds.example import IGNORED, Example
+from tmcir_lite.pretrain.worlds.example import IGNORED, EditExample
 from tmcir_lite.pseudo_targets import quality
 
 PROFILE = "lite"
@@ -37,7 +37,7 @@ def corpus() -> None:
     """That of `tokenizer.train_tokenizer`."""
 
 
-def sample_edit(rng: random.Random) -> Example:
+def sample_edit(rng: random.Random) -> EditExample:
     """A reference, its perfect edit (same nuisance), the relative caption(s) between them and what they ask for."""
     reference = Picture(sample_garment(rng, rng.choice(CATEGORIES), pretraining=True), sample_nuisance(rng))
     edited = sample_change(rng, reference.garment, rng.choice((1, 1, 2, 3)), keep=rng.choice(_KEPT))
@@ -47,7 +47,7 @@ def sample_edit(rng: random.Random) -> Example:
         text = join_captions(relative_captions(rng, reference.garment, edited), "and")
     changed = reference.garment.differences(edited)
     labels = [VALUES[a].index(getattr(edited, a)) + 1 if a in changed else 0 for a in ATTRIBUTES]
-    return Example(reference, Picture(edited, reference.nuisance), text, labels)
+    return EditExample(reference, Picture(edited, reference.nuisance), text, labels)
 
 
 def without_text(labels: list[int]) -> list[int]:
@@ -55,7 +55,7 @@ def without_text(labels: list[int]) -> list[int]:
     return [IGNORED] * len(labels)
 
 
-class Reader(nn.Module):
+class CaptionReader(nn.Module):
     """Linear heads that read from the text encoder's output, for each attribute, the value asked for (0: none)."""
 
     def __init__(self, text_width: int, channels: int):
@@ -66,3 +66,6 @@ class Reader(nn.Module):
         """Mean cross-entropy; see `editor.Editing`."""
         logits = self.heads(hidden.mean(1)).split(_ANSWERS, dim=1)
         return torch.stack([cross_entropy(part, label) for part, label in zip(logits, labels.T, strict=True)]).mean()
+
+
+READER = CaptionReader

@@ -20,7 +20,7 @@ from tmcir_lite.data.scenes import (
     sample_scene,
 )
 from tmcir_lite.data.scenes import sample_edit as sample_scene_edit
-from tmcir_lite.pretrain.worlds.example import IGNORED, Example
+from tmcir_lite.pretrain.worlds.example import IGNORED, EditExample
 
 PROFILE = "scenes"
 DATA = "world of scenes, pretraining half (`Scene.pretraining`), seven kinds of edit, drawn on the fly"
@@ -41,13 +41,13 @@ def corpus() -> Iterator[str]:
         yield sample_edit(rng).text
 
 
-def sample_edit(rng: random.Random) -> Example:
+def sample_edit(rng: random.Random) -> EditExample:
     """A scene, its perfect edit before the same backdrop, the request, and what can be read from all of these."""
     scene = sample_scene(rng, pretraining=True)
     edit = sample_scene_edit(rng, scene, rng.choice(KINDS)) or sample_scene_edit(rng, scene)
     asked, backdrop = request(rng, edit), sample_backdrop(rng)
     labels = _said(edit, asked) + _seen(scene, _roles(edit)) + _looks(edit.target)
-    return Example(Shot(scene, backdrop), Shot(edit.target, backdrop), asked.text, labels)
+    return EditExample(Shot(scene, backdrop), Shot(edit.target, backdrop), asked.text, labels)
 
 
 def held_out(count: int, seed: int) -> list[tuple[Shot, Shot, str]]:
@@ -97,7 +97,7 @@ def _looks(scene: Scene) -> list[int]:
     return [label for thing in things for label in _look(vars(thing) if thing else {})]
 
 
-class Reader(nn.Module):
+class GroundingReader(nn.Module):
     """Linear heads that read what is said from the text, and what is where from the UNet.
 
     At each place the features of the way down tell what is there and whether it is meant, those of the middle what will
@@ -128,3 +128,6 @@ def _at_places(features: torch.Tensor) -> torch.Tensor:
 def _mean_error(logits: torch.Tensor, labels: torch.Tensor, answers: list[int]) -> torch.Tensor:
     errors = [cross_entropy(part, label) for part, label in zip(logits.split(answers, 1), labels.T, strict=True)]
     return torch.stack(errors).mean()
+
+
+READER = GroundingReader
