@@ -100,23 +100,26 @@ def _looks(scene: Scene) -> list[int]:
 class GroundingReader(nn.Module):
     """Linear heads that read what is said from the text, and what is where from the UNet.
 
-    At each place the features of the way down tell what is there and whether it is meant, those of the middle what will
-    be there. Grounding a text in a picture is learned from this long before it is from the pictures to draw.
+    At each place the features of the way down tell what is there, whether it is meant, and which place it is (a UNet
+    knows that from its padding alone, and hardly learns it unasked); those of the middle tell what will be there.
+    Grounding a text in a picture is learned from this long before it is from the pictures to draw.
     """
 
     def __init__(self, text_width: int, channels: int):
         super().__init__()
         self.said = nn.Linear(text_width, sum(_SAID))
         self.seen = nn.Linear(channels, sum(_SEEN))
+        self.where = nn.Linear(channels, len(PLACES))
         self.will_be = nn.Linear(channels, sum(_LOOK))
 
     def forward(self, hidden, down, mid, labels) -> torch.Tensor:
         """Sum of the cross-entropies of the text and, for each place, of both; see `editor.Editing`."""
         said, seen, will_be = labels.split([len(_SAID), len(PLACES) * len(_SEEN), len(PLACES) * len(_LOOK)], dim=1)
-        return (
-            _mean_error(self.said(hidden.mean(1)), said, _SAID)
-            + len(PLACES) * _mean_error(self.seen(_at_places(down)), seen.reshape(-1, len(_SEEN)), _SEEN)
-            + len(PLACES) * _mean_error(self.will_be(_at_places(mid)), will_be.reshape(-1, len(_LOOK)), _LOOK)
+        down, mid, places = _at_places(down), _at_places(mid), torch.arange(len(PLACES), device=labels.device)
+        return _mean_error(self.said(hidden.mean(1)), said, _SAID) + len(PLACES) * (
+            _mean_error(self.seen(down), seen.reshape(-1, len(_SEEN)), _SEEN)
+            + _mean_error(self.will_be(mid), will_be.reshape(-1, len(_LOOK)), _LOOK)
+            + cross_entropy(self.where(down), places.repeat(len(labels)))
         )
 
 
