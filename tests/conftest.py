@@ -9,6 +9,7 @@ from tmcir_lite.io.files import write_json
 from tmcir_lite.pretrain import clip, contrast, editor
 from tmcir_lite.pretrain.autoencoder import build_autoencoder
 from tmcir_lite.pretrain.tokenizer import train_tokenizer
+from tmcir_lite.pretrain.worlds import garments
 from tmcir_lite.run import measure, stages
 
 
@@ -39,7 +40,8 @@ def editor_folder(tmp_path_factory):
     tokenizer = train_tokenizer(16)
     torch.manual_seed(0)
     vae, scheduler = build_autoencoder(), editor.build_scheduler()
-    model = editor.Editing(editor.build_unet(), editor.build_text_encoder(tokenizer), vae, scheduler)
+    reader = garments.READER(128, garments.CHANNELS[-1])
+    model = editor.Editing(editor.build_unet(), editor.build_text_encoder(tokenizer), vae, scheduler, reader)
     editor.assemble(model, vae, tokenizer, scheduler).save_pretrained(folder, safe_serialization=True)
     return folder
 

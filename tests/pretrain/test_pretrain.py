@@ -1,6 +1,7 @@
 """The commands that make the lite weights, shortened: a folder that the run can use, resumable, the same again."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tmcir_lite.config import load_config
-from tmcir_lite.data.garments import VALUES, Picture
+from tmcir_lite.data.garments import ATTRIBUTES, VALUES
 from tmcir_lite.io.files import check_hashes
 from tmcir_lite.method.checkpoint import read_history
 from tmcir_lite.pretrain import clip, editor
+from tmcir_lite.pretrain.worlds import garments
 from tmcir_lite.pseudo_targets.editors import edit, load_editor
 from tmcir_lite.pseudo_targets.quality import sample_edits
 from tmcir_lite.run.backbones import load_backbone
@@ -78,7 +80,7 @@ def test_editor_command_leaves_a_pipeline_that_edits(tmp_path, monkeypatch):
     assert "tokenizer/vocab.json" in card  # what transformers 4 needs, also where 5 trained
     assert "tokenizer/merges.txt" in card
     assert "16 edits; decoder 64 pictures" in card
-    assert card.count("| all ") == 2  # the editor's edits, and perfect ones through the autoencoder
+    assert card.count("| all ") == 3  # the editor's edits with 1 and 3 steps, and perfect ones through the autoencoder
     assert "grey levels" in card
     with safe_open(out / "text_encoder" / "model.safetensors", "pt") as file:
         assert all(name.startswith("text_model.") for name in file.keys())  # noqa: SIM118
@@ -91,13 +93,10 @@ def test_editor_command_leaves_a_pipeline_that_edits(tmp_path, monkeypatch):
 
 
 def test_editor_batches_label_what_the_caption_asks_for():
-    reference, edited, _ = sample_edits(1, seed=0)[0]
-    changed = reference.garment.differences(edited.garment)
-    asked = editor._asked(reference, edited, "", "some text").tolist()
-    assert [name for name, value in zip(editor.ATTRIBUTES, asked, strict=True) if value] == list(changed)
-    same = Picture(reference.garment, reference.nuisance)
-    assert set(editor._asked(reference, same, "", "some text").tolist()) == {0}
-    assert set(editor._asked(reference, edited, "", "").tolist()) == {-100}
+    reference, (edited, _), _, labels = garments.sample_edit(random.Random(0))
+    changed = reference.garment.differences(edited)
+    assert [name for name, value in zip(ATTRIBUTES, labels, strict=True) if value] == list(changed)
+    assert set(garments.without_text(labels)) == {-100}
 
 
 def test_training_goes_on_with_the_tokenizer_it_began_with(tmp_path, monkeypatch):

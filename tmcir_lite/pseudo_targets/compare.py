@@ -11,20 +11,23 @@ from PIL import Image
 from tmcir_lite.config import EditorSettings
 from tmcir_lite.data.captions import join_captions
 from tmcir_lite.data.datasets import Split
-from tmcir_lite.data.garments import ATTRIBUTES, Picture
+from tmcir_lite.data.garments import Picture
 from tmcir_lite.data.layouts import Triplet
 from tmcir_lite.data.pictures import load_image
+from tmcir_lite.data.scenes import Shot
 from tmcir_lite.pseudo_targets.editors import edit
 from tmcir_lite.pseudo_targets.quality import backdrop_error, read_edits
 
-Known = dict[str, Picture]
+Known = dict[str, Picture] | dict[str, Shot]
+"""Image name -> what it shows and how it was photographed, in a drawn world."""
 
 
 def perfect_edit(known: Known | None, triplet: Triplet) -> Image.Image | None:
-    """The target's garment, photographed as the reference was; None where attributes are not known."""
+    """What the target shows, photographed as the reference was; None where that is not known."""
     if known is None:
         return None
-    return Picture(known[triplet.target_name].garment, known[triplet.reference_name].nuisance).draw()
+    (_, photographed), (shows, _) = known[triplet.reference_name], known[triplet.target_name]
+    return type(known[triplet.target_name])(shows, photographed).draw()
 
 
 def read_pseudo_targets(folder: Path, known: Known, triplets: Sequence[Triplet]) -> pd.DataFrame:
@@ -33,7 +36,7 @@ def read_pseudo_targets(folder: Path, known: Known, triplets: Sequence[Triplet])
 
 
 def _read(known: Known, triplets: Sequence[Triplet], pictures: Sequence[Image.Image]) -> pd.DataFrame:
-    return read_edits((known[t.reference_name], known[t.target_name].garment, picture)
+    return read_edits((known[t.reference_name], known[t.target_name][0], picture)
                       for t, picture in zip(triplets, pictures, strict=True))  # fmt: skip
 
 
@@ -52,10 +55,9 @@ def differences(known: Known, train: Split, triplets: Sequence[Triplet], rows: p
     `backdrop` is `quality.backdrop_error`. Of real targets the attributes are known and need not be read.
     """
     backdrop = [
-        backdrop_error(load_image(train.images[t.target_name]), known[t.reference_name],
-                       known[t.target_name].garment)
+        backdrop_error(load_image(train.images[t.target_name]), known[t.reference_name], known[t.target_name][0])
         for t in triplets
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(
         {"pseudo-target": _summary(rows), "perfect edit": (100.0, 100.0, 0.0),
          "real target": (100.0, 100.0, float(np.mean(backdrop)))},
@@ -78,6 +80,5 @@ def sweep(pipeline: DiffusionPipeline, settings: Sequence[EditorSettings], known
 
 
 def _summary(rows: pd.DataFrame) -> tuple[float, float, float]:
-    asked = rows["asked"]
-    right = 100 * rows["right"]
-    return right[asked].mean(), right[~asked].mean(), rows.iloc[:: len(ATTRIBUTES)]["backdrop"].mean()
+    asked, right = rows["asked"], 100 * rows["right"]
+    return right[asked].mean(), right[~asked & rows["shown"]].mean(), rows.groupby("edit")["backdrop"].first().mean()

@@ -23,13 +23,15 @@ from tmcir_lite.data.garments import (
     sample_garment,
     sample_nuisance,
 )
+from tmcir_lite.data.scenes import KINDS, LOOKS, SLOTS, Scene, Shot, edit_between
 from tmcir_lite.evaluation.intervals import percentage
+from tmcir_lite.pseudo_targets.scene_reading import read_scene, scene_backdrop_error
 
 _SURE = 0.4  # of the way to the next-best drawing
 
 
 def sample_edits(count: int, seed: int) -> list[tuple[Picture, Picture, str]]:
-    """Held-out (reference, perfect edit, relative caption), one to three changes; of the pretraining half."""
+    """Held-out garments: (reference, perfect edit, relative caption), one to three changes; of the pretraining half."""
     rng = random.Random(f"edit quality {seed}")
     edits = []
     for number in range(count):
@@ -40,26 +42,46 @@ def sample_edits(count: int, seed: int) -> list[tuple[Picture, Picture, str]]:
     return edits
 
 
-def read_edits(edits: Iterable[tuple[Picture, Garment, Image.Image]]) -> pd.DataFrame:
-    """One row for each attribute of each edit: columns edit, changes, attribute, asked, sure, right, backdrop.
+def read_edits(edits: Iterable[tuple[Picture | Shot, Garment | Scene, Image.Image]]) -> pd.DataFrame:
+    """One row for each attribute (of a garment) or slot (of a scene) of each edit.
 
-    `right` says that an asked-for attribute was read as asked, or any other as in the reference, and that the reading
-    was `sure` (see `Reading`). `backdrop` is the error outside both garments, in grey levels (root of mean square).
+    Columns: edit, attribute, asked, shown (a scene's slots: whether the reference has a value there), sure, right,
+    backdrop; of garments also changes, their number, of scenes kind. `right` says that an asked-for attribute was read
+    as asked, or any other as in the reference, and that the reading was `sure` (see `Reading` and `SceneReading`).
+    `backdrop` is the error where nothing is, in grey levels (root of mean square).
 
     Args:
-        edits: what the reference shows, the garment asked for, and the edited picture.
+        edits: what the reference shows, the garment or scene asked for, and the edited picture.
     """
     rows = []
     for number, (reference, asked, picture) in enumerate(edits):
-        changed = reference.garment.differences(asked)
-        reading = read_garment(picture, (reference.garment, asked), reference.nuisance)
-        wrong, error = asked.differences(reading.garment), backdrop_error(picture, reference, asked)
-        rows += [
-            {"edit": number, "changes": len(changed), "attribute": name, "asked": name in changed,
-             "sure": name in reading.sure, "right": name in reading.sure and name not in wrong, "backdrop": error}
-            for name in ATTRIBUTES
-        ]  # fmt: skip
+        read = _read_scene if isinstance(reference, Shot) else _read_garment
+        error = backdrop_error(picture, reference, asked)
+        rows += [{"edit": number, **row, "backdrop": error} for row in read(reference, asked, picture)]
     return pd.DataFrame(rows)
+
+
+def _read_garment(reference: Picture, asked: Garment, picture: Image.Image) -> list[dict]:
+    changed = reference.garment.differences(asked)
+    reading = read_garment(picture, (reference.garment, asked), reference.nuisance)
+    wrong = asked.differences(reading.garment)
+    return [
+        {"changes": len(changed), "attribute": name, "asked": name in changed, "shown": True,
+         "sure": name in reading.sure, "right": name in reading.sure and name not in wrong}
+        for name in ATTRIBUTES
+    ]  # fmt: skip
+
+
+def _read_scene(reference: Shot, asked: Scene, picture: Image.Image) -> list[dict]:
+    edit, before = edit_between(reference.scene, asked), reference.scene.slots()
+    wanted, reading = asked.slots(), read_scene(picture, reference, _SURE)
+    found = [value for look in reading.looks for value in look or (None,) * len(LOOKS)]
+    sure = [certain for certain in reading.sure for _ in LOOKS]
+    return [
+        {"kind": edit.kind, "attribute": name, "asked": before[name] != wanted[name], "shown": before[name] is not None,
+         "sure": certain, "right": certain and value == wanted[name]}
+        for name, value, certain in zip(SLOTS, found, sure, strict=True)
+    ]  # fmt: skip
 
 
 class Reading(NamedTuple):
@@ -105,19 +127,26 @@ def read_garment(picture: Image.Image, starts: Sequence[Garment], nuisance: Nuis
     return Reading(best, tuple(sure))
 
 
-def backdrop_error(picture: Image.Image, reference: Picture, asked: Garment) -> float:
-    """Root mean square error against the reference where neither garment is, in grey levels (0 to 255)."""
+def backdrop_error(picture: Image.Image, reference: Picture | Shot, asked: Garment | Scene) -> float:
+    """Root mean square error against the reference where nothing is, before or after, in grey levels (0 to 255)."""
+    if isinstance(reference, Shot):
+        return scene_backdrop_error(picture, reference, asked)
     where = outside(reference.garment, reference.nuisance) & outside(asked, reference.nuisance)
     error = np.asarray(picture, np.float32)[where] - np.asarray(reference.draw(), np.float32)[where]
     return float(np.sqrt(np.square(error).mean()))
 
 
 def quality_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per attribute, per number of changes and in all, % with 95% intervals.
+    """In % with 95% intervals: of garments per attribute, per number of changes and in all; of scenes per kind of edit.
 
-    Achieved: asked-for attributes that are right; kept: others that are right; unsure: attributes that the reading is
-    not sure of, which count as neither achieved nor kept.
+    Achieved: of garments the asked-for attributes that are right; of scenes the edits of which every slot that changes
+    is right. Kept: of what was not asked for and is shown, what is right. Of scenes also how many of the other places
+    stay empty, and how many edits are right in every slot. Unsure: attributes or slots that the reading is not sure of,
+    which count as neither achieved nor kept.
     """
+    if "kind" in rows:
+        parts = [(kind, rows[rows["kind"] == kind]) for kind in KINDS]
+        return pd.DataFrame({"which": name, **_scene_columns(part)} for name, part in [*parts, ("all", rows)])
     parts = [(name, rows[rows["attribute"] == name]) for name in ATTRIBUTES]
     parts += [(f"{n} change{'s' * (n > 1)}", rows[rows["changes"] == n]) for n in (1, 2, 3)]
     return pd.DataFrame(
@@ -129,6 +158,17 @@ def quality_table(rows: pd.DataFrame) -> pd.DataFrame:
         }
         for name, part in [*parts, ("all", rows)]
     )
+
+
+def _scene_columns(rows: pd.DataFrame) -> dict[str, str]:
+    others = rows[~rows["asked"]]
+    return {
+        "achieved %": _percentage(rows[rows["asked"]].groupby("edit")["right"].all()),
+        "kept %": _percentage(others[others["shown"]]["right"]),
+        "stayed empty %": _percentage(others[~others["shown"]].iloc[:: len(LOOKS)]["right"]),
+        "all right %": _percentage(rows.groupby("edit")["right"].all()),
+        "unsure %": _percentage(~rows["sure"]),
+    }
 
 
 def _percentage(right: pd.Series) -> str:

@@ -11,7 +11,7 @@ from tmcir_lite.data.datasets import Split, load_split
 from tmcir_lite.data.garments import Garment, Picture, World, build_world, read_attributes
 from tmcir_lite.data.holdout import hold_out
 from tmcir_lite.data.layouts import Triplet
-from tmcir_lite.data.scenes import Scene, SceneQuery, SceneWorld, build_scenes, read_edits, read_scenes
+from tmcir_lite.data.scenes import Scene, SceneQuery, SceneWorld, Shot, build_scenes, read_edits, read_scenes
 from tmcir_lite.io.files import InputError, resolve
 from tmcir_lite.io.processes import main_first, pick_device
 from tmcir_lite.pseudo_targets.generate import without_picture
@@ -89,27 +89,22 @@ def iacma_images(cfg: Config, data: Data) -> dict[str, Path]:
     return images
 
 
-def known_attributes(split: Split) -> dict[str, Picture] | None:
-    """What every picture of a garment world shows; None for any other dataset."""
-    garments = (split.root / "attributes.jsonl").is_file() and not _has_scenes(split)
-    return read_attributes(split.root) if garments else None
+def known_attributes(split: Split) -> dict[str, Picture] | dict[str, Shot] | None:
+    """What every picture of a drawn world shows and how it was photographed; None for a dataset of real pictures."""
+    if (split.root / "edits.jsonl").is_file():
+        return read_scenes(split.root)
+    return read_attributes(split.root) if (split.root / "attributes.jsonl").is_file() else None
 
 
 def known_contents(split: Split) -> dict[str, Garment] | dict[str, Scene] | None:
     """The garment or the scene that every picture of a drawn world shows; None for a dataset of real pictures."""
-    if _has_scenes(split):
-        return {name: shot.scene for name, shot in read_scenes(split.root).items()}
-    attributes = known_attributes(split)
-    return attributes and {name: picture.garment for name, picture in attributes.items()}
+    known = known_attributes(split)
+    return known and {name: shows for name, (shows, _) in known.items()}
 
 
 def scene_queries(split: Split) -> dict[str, SceneQuery] | None:
     """Triplet id -> its edit, of the world of scenes; None for any other dataset."""
-    return read_edits(split.root) if _has_scenes(split) else None
-
-
-def _has_scenes(split: Split) -> bool:
-    return (split.root / "edits.jsonl").is_file()
+    return read_edits(split.root) if (split.root / "edits.jsonl").is_file() else None
 
 
 def sample(triplets: list[Triplet], count: int, seed: int) -> list[Triplet]:
