@@ -11,7 +11,8 @@ import pytest
 
 from tmcir_lite.io.files import HASHES, ROOT, check_hashes
 from tmcir_lite.run.notebooks import NOTEBOOKS, check_parameters
-from tmcir_lite.study.report import claims_section, load_study, markdown
+from tmcir_lite.study.plan import PLAN
+from tmcir_lite.study.report import RESULTS, load_study, markdown
 
 FOLDER = ROOT / "notebooks"
 
@@ -52,10 +53,10 @@ def test_what_the_readme_shows_is_there():
     assert [path for path in shown if not (ROOT / path).exists()] == []
 
 
-def test_readme_and_study_md_tell_what_the_study_found():
-    """`python -m tmcir_lite study` writes them there; with nothing left to run it only does that."""
-    assert claims_section(load_study()) in (ROOT / "README.md").read_text()
-    assert markdown(load_study()) == (ROOT / "data" / "results" / "study.md").read_text()
+@pytest.mark.parametrize(("folder", "plan"), [("", "plan.yaml"), ("scenes", "scenes_plan.yaml")])
+def test_study_md_tells_what_the_study_found(folder, plan):
+    """`python -m tmcir_lite study` writes it there; with nothing left to run it only does that."""
+    assert markdown(load_study(RESULTS / folder, PLAN.with_name(plan))) == (RESULTS / folder / "study.md").read_text()
 
 
 def test_every_command_of_the_readme_is_there():

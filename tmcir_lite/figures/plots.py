@@ -14,13 +14,11 @@ from torch import Tensor
 
 from tmcir_lite.data.pictures import load_image
 from tmcir_lite.figures.examples import Example
-from tmcir_lite.figures.theme import themed
+from tmcir_lite.figures.theme import colours, themed
 from tmcir_lite.method.atf import Match
 
 Tile = Image.Image | Path | None
 """A picture in a row of pictures; None is a gap."""
-_COLOURS = [*sns.color_palette("colorblind"), (0, 0, 0), (0.45, 0.45, 0.45)]
-"""Of up to twelve methods."""
 
 
 @themed
@@ -182,18 +180,6 @@ def _frame(axis, picture: Tile, below: str, right: bool = False) -> None:
 
 
 @themed
-def method_bars(table: pd.DataFrame, title: str) -> Figure:
-    """Recall of each method (rows of `table`) at each k (columns)."""
-    long = table.reset_index().melt("method", var_name="measure", value_name="%")
-    figure, axis = plt.subplots(figsize=(10, 4.2))
-    sns.barplot(long, x="measure", y="%", hue="method", ax=axis, palette=_COLOURS[: len(table)])
-    axis.set(title=title, xlabel="")
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.tight_layout()
-    return figure
-
-
-@themed
 def intent_plane(table: pd.DataFrame) -> Figure:
     """Methods (rows of `table`) as points: what they change against what they keep; ideal is the upper right corner.
 
@@ -205,7 +191,7 @@ def intent_plane(table: pd.DataFrame) -> Figure:
     near = points[distance <= 2 * distance.min()]
     for axis, title, inside in zip(axes, ("all methods", "the nearest to the ideal"), (points, near), strict=True):
         sns.scatterplot(points, x="changed", y="kept", hue="method", style="method", s=110, ax=axis,
-                        palette=_COLOURS[: len(table)], legend=axis is axes[1])  # fmt: skip
+                        palette=colours(table.index), legend=axis is axes[1])  # fmt: skip
         axis.plot(100, 100, marker="*", color="black", markersize=15, linestyle="none", label="ideal", clip_on=False)
         margin = 0.06 * (100 - inside[["changed", "kept"]].to_numpy().min())
         left, bottom = (inside[name].min() - margin for name in ("changed", "kept"))
