@@ -22,7 +22,8 @@ _CHANGES = ("part", "cell", "against", "layout", "difference", "low", "high", "s
 _UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
 _SMALLER = (
     "**Smaller than a run.** A name without a number means {triplets:,} triplets to learn from and two epochs: its "
-    "numbers lie below those of the same name in a run of the lite profile (`lite.md`). Methods learn from the "
+    'numbers lie below those of the same name in a run of the lite profile (`lite.md`). "TMCIR" is stage 2 alone, '
+    '"TMCIR after IACMA" both stages. Methods learn from the '
     'Fashion-IQ layout, and the CIRR layout shows what carries over to other captions and galleries; for cells "on '
     'CIRR" it is the other way round. Rows made with local changes had one: a folder that the study had drawn and '
     "git did not yet ignore. Rows of commits before 25db72e have the epoch with the highest score on held-out train, "
