@@ -6,12 +6,18 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import papermill
 import pytest
+import torch
 
+from tmcir_lite.config import load_config
 from tmcir_lite.io.files import HASHES, ROOT, check_hashes
+from tmcir_lite.run.measure import evaluate
 from tmcir_lite.run.notebooks import NOTEBOOKS, check_parameters
-from tmcir_lite.study.report import claims_section, load_study, markdown
+from tmcir_lite.run.stages import train_fusion
+from tmcir_lite.study.plan import PLAN
+from tmcir_lite.study.report import RESULTS, load_study, markdown
 
 FOLDER = ROOT / "notebooks"
 
@@ -47,19 +53,53 @@ def test_cells_that_nbval_compares_have_outputs_to_compare_with(name):
     assert ran == list(range(1, len(ran) + 1)), "not executed from top to bottom; `make notebooks`"
 
 
-def test_what_the_readme_shows_is_there():
-    shown = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
-    assert [path for path in shown if not (ROOT / path).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", "notebooks/PAPER_SCALE.md"])
+def test_what_a_page_shows_is_there(page):
+    path = ROOT / page
+    shown = re.findall(r"\]\((?!http)([^)#]+)", path.read_text())
+    assert [link for link in shown if not (path.parent / link).exists()] == []
 
 
-def test_readme_and_study_md_tell_what_the_study_found():
-    """`python -m tmcir_lite study` writes them there; with nothing left to run it only does that."""
-    assert claims_section(load_study()) in (ROOT / "README.md").read_text()
-    assert markdown(load_study()) == (ROOT / "data" / "results" / "study.md").read_text()
+def test_the_readme_is_read_in_minutes():
+    assert len((ROOT / "README.md").read_text().split()) <= 1500
+
+
+def test_the_readmes_numbers_are_those_of_the_lite_run():
+    """One protocol of Fashion-IQ's layout and CIRR's, rounded."""
+    kept = (RESULTS / "lite.md").read_text()
+    fashioniq, cirr = (table_of(kept.split(f"protocol {name}**")[1]) for name in ("original-masked", "cirr"))
+    shown = table_of((ROOT / "README.md").read_text().split("## What the lite run measured")[1])
+    assert {"CLIP4Cir", "fine-tuned sum", "TMCIR"} <= set(shown.index)
+    wanted = [fashioniq["R@1"], fashioniq["R@10"], cirr["R@1"], cirr["R@10"], cirr["Rs@1"]]
+    for (name, numbers), right in zip(shown.items(), wanted, strict=True):
+        assert numbers.to_dict() == pytest.approx(right[shown.index].to_dict(), abs=0.051), name
+
+
+def table_of(text):
+    """The first Markdown table of a text: numbers, a method a row."""
+    lines = re.search(r"^\|.*(?:\n\|.*)*", text, re.MULTILINE)[0].splitlines()
+    head, _, *rows = [[word.strip() for word in line.strip("|").split("|")] for line in lines]
+    return pd.DataFrame([row[1:] for row in rows], [row[0] for row in rows], head[1:], dtype=float)
+
+
+def test_the_readmes_fusion_of_ones_own_joins_the_table(cfg, tiny):
+    run = load_config("lite", [*tiny, "name=readme"])
+    shutil.copytree(cfg.run_dir, run.run_dir)
+    (run.run_dir / "config.yaml").write_text((cfg.run_dir / "config.yaml").read_text().replace("tiny", "readme", 1))
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {"torch": torch, "load_config": lambda profile: run, "train_fusion": train_fusion, "evaluate": evaluate}
+    exec(compile(code, "README.md", "exec"), names)
+    assert "| concatenation" in (run.run_dir / "evaluation" / "results.md").read_text()
+
+
+@pytest.mark.parametrize(("folder", "plan"), [("", "plan.yaml"), ("scenes", "scenes_plan.yaml")])
+def test_study_md_tells_what_the_study_found(folder, plan):
+    """`python -m tmcir_lite study` writes it there; with nothing left to run it only does that."""
+    assert markdown(load_study(RESULTS / folder, PLAN.with_name(plan))) == (RESULTS / folder / "study.md").read_text()
 
 
 def test_every_command_of_the_readme_is_there():
-    named = set(re.findall(r"(?:^|`)make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)) - {"PYTHON"}
+    named = set(re.findall(r"(?:^|`)make ([\w-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) - {"PYTHON"}
     makefile = (ROOT / "Makefile").read_text()
     assert {"reproduce", "test"} <= named
     assert not [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)]

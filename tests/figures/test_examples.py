@@ -74,7 +74,7 @@ def test_an_example_has_each_methods_answers_best_first(masked, first, tmp_path)
 
 
 def test_drawing_frames_the_target_green_and_writes_the_marks(cfg):
-    for drawn in examples.compare_retrievals(cfg, prepare_data(cfg), count=1, top_k=3):
+    for drawn in examples.compare_retrievals(cfg, prepare_data(cfg), "original-masked", count=1, top_k=3):
         figure = plots.retrievals(drawn)
         answers = [answer for found in drawn.answers.values() for answer in found]
         labels = [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel() not in ("", "reference", "target")]

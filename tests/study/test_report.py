@@ -5,6 +5,7 @@ import pytest
 
 from tmcir_lite.io.files import InputError
 from tmcir_lite.study import figures
+from tmcir_lite.study.effects import HOLDS, NEITHER, REVERSE
 from tmcir_lite.study.plan import load_plan
 from tmcir_lite.study.report import (
     Study,
@@ -29,7 +30,6 @@ FIGURES = (
     "effects",
 )
 PLAN = load_plan()
-HOLDS, REVERSE, NEITHER = "holds here", "the reverse holds here", "no difference shown"
 
 
 def row(cell, seed, layout="fashioniq", **numbers):
@@ -106,16 +106,16 @@ def test_main_table_is_mean_and_spread_over_the_seeds_of_a_layout(write):
     [
         ({HOLDS}, HOLDS),
         ({REVERSE}, REVERSE),
-        ({NEITHER}, NEITHER),
-        ({HOLDS, NEITHER}, "mixed"),
-        ({REVERSE, NEITHER}, "mixed"),
-        ({HOLDS, REVERSE}, "mixed"),
+        ({NEITHER}, "no difference shown (at most 1.0 points)"),
+        ({HOLDS, NEITHER}, "mixed: 2 for it, 2 undecided"),
+        ({REVERSE, NEITHER}, "mixed: 2 against it, 2 undecided"),
+        ({HOLDS, REVERSE}, "mixed: 2 for it, 2 against it"),
         ({None}, "not run"),
         ({HOLDS, None}, "not all of it run"),
     ],
 )
 @pytest.mark.parametrize("apart", ["layouts", "tests"])
-def test_a_verdict_is_said_where_all_effects_on_all_layouts_share_it(write, verdicts, expected, apart):
+def test_a_verdict_is_that_of_all_effects_on_all_layouts_or_how_many_say_what(write, verdicts, expected, apart):
     one, two = min(verdicts, key=str), max(verdicts, key=str)
 
     def verdict(claim, number, layout):
@@ -123,6 +123,19 @@ def test_a_verdict_is_said_where_all_effects_on_all_layouts_share_it(write, verd
 
     claims = ledger(write([row("TMCIR", 0)], effects(verdict))).set_index("claim")
     assert claims.loc["IACMA helps", "verdict"] == expected
+
+
+def test_no_difference_says_how_large_one_may_be(write):
+    effect = effects(lambda claim, *_: NEITHER if claim == "Positions matter" else None)
+    effect.loc[effect["layout"] == "cirr", ["low", "high"]] = [-4.5, 0.5]
+    claims = ledger(write([row("TMCIR", 0)], effect)).set_index("claim")
+    assert claims.loc["Positions matter", "verdict"] == "no difference shown (at most 4.5 points)"
+
+
+def test_the_names_of_a_smaller_study_say_so(write):
+    study = write([row("TMCIR", 0)])
+    assert main_table(study, "fashioniq").index.name == "method, 2,000 triplets"
+    assert "A name without a number means 2,000 triplets" in markdown(study)
 
 
 def test_the_ledger_has_every_claim_with_its_effects_and_what_cannot_be_tested(write):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tmcir_lite.config import Config
+from tmcir_lite.config import Config, ProtocolName
 from tmcir_lite.data.datasets import Split
 from tmcir_lite.data.garments import ATTRIBUTES, Garment
 from tmcir_lite.data.layouts import Triplet
@@ -17,7 +17,7 @@ from tmcir_lite.evaluation.intent import verdict
 from tmcir_lite.evaluation.protocols import Protocol, places, protocol
 from tmcir_lite.evaluation.ranking import target_ranks, top
 from tmcir_lite.run.data import Data, known_contents
-from tmcir_lite.run.models import load_clip4cir, load_pic2word, load_trained
+from tmcir_lite.run.models import load_clip4cir, load_pic2word, load_trained, with_cached_images
 
 
 class Ranked(NamedTuple):
@@ -133,13 +133,16 @@ def mark(triplet: Triplet, answer: str, known: Mapping[str, Garment | Scene] | N
 OURS = "TMCIR"
 
 
-def compare_retrievals(cfg: Config, data: Data, count: int, top_k: int) -> list[Example]:
-    """Queries of one category, chosen by `choose`, and what each method finds for them.
+def compare_retrievals(cfg: Config, data: Data, name: ProtocolName, count: int, top_k: int) -> list[Example]:
+    """Queries of the first category, chosen by `choose`, and what each method finds for them.
 
-    Category and protocol are the first of each.
+    Args:
+        name: the protocol.
+        count: of queries where we are better, and of those where we are worse.
+        top_k: pictures of each method.
     """
     category = next(iter(data.val.galleries))
-    rules = protocol(data.val, cfg.evaluation.protocols[0], category)
+    rules = protocol(data.val, name, category)
     triplets = [t for t in data.val.triplets if t.category == category]
     found = find(_features(cfg, data, triplets, rules.gallery), triplets, rules, top_k)
     chosen = choose({method: ranks for method, (ranks, _) in found.items()}, OURS, count)
@@ -152,7 +155,11 @@ def _features(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Method -> features of the queries and of the gallery, the other methods first."""
     paths = [data.val.images[name] for name in names]
-    models = {"CLIP4Cir": load_clip4cir(cfg)[1], "Pic2Word": load_pic2word(cfg), OURS: load_trained(cfg)}
+    models = {
+        "CLIP4Cir": load_clip4cir(cfg)[1],
+        "Pic2Word": load_pic2word(cfg),
+        OURS: with_cached_images(cfg, load_trained(cfg)),
+    }
     return {
         name: (
             encode_queries(model, triplets, data.val.images, cfg.data.val_captions),

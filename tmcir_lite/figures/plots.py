@@ -15,13 +15,11 @@ from torch import Tensor
 
 from tmcir_lite.data.pictures import load_image
 from tmcir_lite.figures.examples import Example
-from tmcir_lite.figures.theme import themed
+from tmcir_lite.figures.theme import colours, themed
 from tmcir_lite.method.atf import Match
 
 Tile = Image.Image | Path | None
 """A picture in a row of pictures; None is a gap."""
-_COLOURS = [*sns.color_palette("colorblind"), (0, 0, 0), (0.45, 0.45, 0.45)]
-"""Of up to twelve methods."""
 
 
 def _line(number: int) -> dict:
@@ -192,37 +190,31 @@ def _frame(axis, picture: Tile, below: str, right: bool = False) -> None:
 
 
 @themed
-def method_bars(table: pd.DataFrame, title: str) -> Figure:
-    """Recall of each method (rows of `table`) at each k (columns)."""
-    long = table.reset_index().melt("method", var_name="measure", value_name="%")
-    figure, axis = plt.subplots(figsize=(10, 4.2))
-    sns.barplot(long, x="measure", y="%", hue="method", ax=axis, palette=_COLOURS[: len(table)])
-    axis.set(title=title, xlabel="")
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.tight_layout()
-    return figure
-
-
-@themed
 def intent_plane(table: pd.DataFrame) -> Figure:
     """Methods (rows of `table`) as points: what they change against what they keep; ideal is the upper right corner.
 
-    Once all of them, once those that are at most twice as far from the corner as the nearest one.
+    Once all of them, once those that are at most twice as far from the corner as the nearest one, larger.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(13, 4.6))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.6))
     points = table[["changed", "kept"]].reset_index()
     distance = np.hypot(100 - points["changed"], 100 - points["kept"])
     near = points[distance <= 2 * distance.min()]
-    for axis, title, inside in zip(axes, ("all methods", "the nearest to the ideal"), (points, near), strict=True):
-        sns.scatterplot(points, x="changed", y="kept", hue="method", style="method", s=110, ax=axis,
-                        palette=_COLOURS[: len(table)], legend=axis is axes[1])  # fmt: skip
-        axis.plot(100, 100, marker="*", color="black", markersize=15, linestyle="none", label="ideal", clip_on=False)
-        margin = 0.06 * (100 - inside[["changed", "kept"]].to_numpy().min())
-        left, bottom = (inside[name].min() - margin for name in ("changed", "kept"))
-        axis.set(xlim=(left, 100 + margin / 4), ylim=(bottom, 100 + margin / 4), title=title,
-                 xlabel="asked-for attributes of the first answer (%)", ylabel="other attributes kept (%)")  # fmt: skip
-    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    figure.tight_layout()
+    for axis, title, inside in zip(axes, ("all methods", "near the ideal, larger"), (points, near), strict=True):
+        sns.scatterplot(points, x="changed", y="kept", hue="method", style="method", s=130, ax=axis, clip_on=True,
+                        palette=colours(table.index), legend=axis is axes[1])  # fmt: skip
+        axis.plot(100, 100, marker="*", color="black", markersize=16, linestyle="none", clip_on=axis is axes[1])
+        lows, highs = inside[["changed", "kept"]].min(), inside[["changed", "kept"]].max()
+        if axis is axes[0]:
+            highs = highs.clip(lower=100)
+        margin = 0.12 * (highs - lows).clip(lower=1)
+        axis.set(xlim=(lows["changed"] - margin["changed"], highs["changed"] + margin["changed"]),
+                 ylim=(lows["kept"] - margin["kept"], highs["kept"] + margin["kept"]), title=title,
+                 xlabel="asked-for attributes changed (%)", ylabel="other attributes kept (%)")  # fmt: skip
+    axes[0].annotate("ideal", (100, 100), (-12, -4), textcoords="offset points", ha="right", va="center", fontsize=11)
+    handles, names = axes[1].get_legend_handles_labels()
+    axes[1].get_legend().remove()
+    figure.legend(handles, names, fontsize=10, ncols=3, loc="lower center", frameon=False)
+    figure.tight_layout(rect=(0, 0.03 + 0.04 * -(-len(names) // 3), 1, 1))
     return figure
 
 

@@ -1,7 +1,8 @@
 """How every figure looks: a theme that holds while it is drawn, so that a user's own matplotlib settings stay."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import ParamSpec
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _Arguments = ParamSpec("_Arguments")
+_PALETTE = [*sns.color_palette("colorblind").as_hex(), "#000000", "#737373"]
+_METHODS = ("TMCIR", "CLIP4Cir", "fine-tuned sum", "Pic2Word", "image only", "text only", "sum", "TMCIR, merging off",
+            "weighted sum", "CLIP4Cir, stage 1", "IACMA (chosen epoch), weighted sum",
+            "IACMA (last epoch), weighted sum")  # fmt: skip
+
+
+def colours(methods: Iterable[str]) -> dict[str, str]:
+    """Method -> its colour, the same in every figure; methods of one's own get the rest in turn."""
+    given = dict(zip(_METHODS, _PALETTE, strict=True))
+    others = (name for name in methods if name not in given)
+    return given | dict(zip(others, itertools.cycle(["#17becf", "#8c564b", "#bcbd22"])))
 
 
 def themed(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:

@@ -9,6 +9,9 @@ from tmcir_lite.evaluation.intent import MEASURES
 from tmcir_lite.evaluation.intervals import paired_difference
 from tmcir_lite.study.plan import MAIN, TUNING, Plan
 
+HOLDS, REVERSE, NEITHER = "holds here", "the reverse holds here", "no difference shown"
+"""What one effect says of a claim."""
+
 
 def claims(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
     """A row for each effect that tests a claim, on each layout: the difference, its 95% interval, the verdict.
@@ -40,8 +43,8 @@ def changes(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
 def judge(low: float, high: float) -> str:
     """What an effect's interval says of a claim that it is above 0."""
     if low > 0:
-        return "holds here"
-    return "the reverse holds here" if high < 0 else "no difference shown"
+        return HOLDS
+    return REVERSE if high < 0 else NEITHER
 
 
 def _by_cell(outcomes: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -11,13 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tmcir_lite.evaluation.results import MEANS
-from tmcir_lite.figures.theme import themed
+from tmcir_lite.figures.theme import colours, themed
+from tmcir_lite.study.effects import HOLDS, NEITHER, REVERSE
+from tmcir_lite.study.plan import Claim
 from tmcir_lite.study.report import ABSENT, LAYOUTS, Study
 
 _COLOURS = {"fashioniq": "#0072b2", "cirr": "#e69f00"}  # Okabe and Ito's, as below
-_VERDICTS = {"holds here": "#009e73", "no difference shown": "0.5", "the reverse holds here": "#d55e00"}
+_VERDICTS = {HOLDS: "#009e73", NEITHER: "0.5", REVERSE: "#d55e00"}
 _MARKERS = {"fashioniq": "o", "cirr": "s"}
-_TICKS = (-50, -20, -10, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 10, 20, 50)
+_TICKS = (-50, -20, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 20, 50)
 _OFF = "TMCIR, merging off"
 _HALF = "TMCIR"
 _SUM = "fine-tuned sum"
@@ -168,7 +170,8 @@ def triplets_curve(study: Study) -> Figure:
     part = [cell for cell in study.plan.cells if cell.part == "triplets"]
     figure, axes = plt.subplots(1, len(LAYOUTS), figsize=(11, 4))
     for axis, layout in zip(axes, LAYOUTS, strict=True):
-        kinds = (("fusion", _HALF, _HALF, _COLOURS[layout]), (_SUM, f"{_SUM}, no fusion", _SUM, "0.35"))
+        colour = colours(())
+        kinds = (("fusion", _HALF, _HALF, colour[_HALF]), (_SUM, f"{_SUM}, no fusion", _SUM, colour[_SUM]))
         for kind, label, at_usual, colour in kinds:
             sizes = {cell.name: cell.x for cell in part if cell.name.startswith(kind)} | {at_usual: usual}
             rows = study.rows[(study.rows["layout"] == layout) & study.rows["cell"].isin(sizes)]
@@ -207,38 +210,44 @@ def trained_on_cirr(study: Study) -> Figure:
 
 @themed
 def effects(study: Study) -> Figure:
-    """Every effect that tests a claim of the paper with its 95% interval: right of 0 is the paper's side."""
-    tests = [(claim, test) for claim in study.plan.claims for test in claim.tests]
-    figure, axis = plt.subplots(figsize=(12.5, 0.62 * len(tests) + 1.6))
-    for row, (claim, test) in enumerate(tests):
-        if test is claim.tests[0]:
-            axis.axhline(row - 0.5, color="0.85", linewidth=1)
-        for y, layout in zip((row - 0.15, row + 0.15), LAYOUTS, strict=True):
-            effect = study.effect(claim.claim, *test, layout)
-            if effect is None:
-                axis.text(0, y, f" {ABSENT}", va="center", fontsize=9, color="0.4")
-                continue
-            colour = _VERDICTS[effect["verdict"]]
-            axis.plot([effect["low"], effect["high"]], [y, y], color=colour, linewidth=2)
-            axis.plot(effect["difference"], y, _MARKERS[layout], color=colour)
+    """A row a claim: every effect that tests it with its 95% interval, right of 0 on the claim's side."""
+    claims = study.plan.claims
+    tests = [[(test, layout) for test in claim.tests for layout in study.layouts] for claim in claims]
+    heights = [max(0.3 * len(each), 0.42 * len(_label(claim)), 0.6) for claim, each in zip(claims, tests, strict=True)]
+    ends = np.cumsum(heights)
+    figure, axis = plt.subplots(figsize=(11, 0.46 * ends[-1] + 1.3))
+    for claim, each, end, height in zip(claims, tests, ends, heights, strict=True):
+        axis.axhline(end, color="0.85", linewidth=1)
+        for number, (test, layout) in enumerate(each):
+            y = end - height / 2 + 0.27 * (number - (len(each) - 1) / 2)
+            _effect(axis, y, study.effect(claim.claim, *test, layout), _MARKERS[layout])
     axis.axvline(0, color="0.2", linewidth=1)
-    axis.set_yticks(range(len(tests)), [_label(claim, test) for claim, test in tests], fontsize=9.5)
+    axis.set_yticks(ends - np.array(heights) / 2, ["\n".join(_label(claim)) for claim in claims], fontsize=10)
     limits = axis.get_xlim()
     axis.set_xscale("symlog", linthresh=5, linscale=2)  # a rival far behind leaves room for the small effects
     axis.set_xticks(_TICKS, [f"{tick:+d}" if tick else "0" for tick in _TICKS])
-    axis.set(xlim=limits, ylim=(len(tests) - 0.5, -0.5))
+    axis.set(xlim=limits, ylim=(ends[-1], 0))
     axis.set_xlabel("difference in points, 95% interval over seeds and queries (log beyond 5)")
     axis.grid(False, axis="y")
-    marks = [Line2D([], [], color="0.3", marker=_MARKERS[name], ls="", label=title) for name, title in LAYOUTS.items()]
+    marks = [Line2D([], [], color="0.3", marker=_MARKERS[name], ls="", label=title)
+             for name, title in study.layouts.items()]  # fmt: skip
     marks += [Line2D([], [], color=colour, linewidth=3, label=verdict) for verdict, colour in _VERDICTS.items()]
-    axis.legend(handles=marks, fontsize=9.5, ncols=5, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    axis.legend(handles=marks, fontsize=10, ncols=5, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     return _done(figure)
 
 
-def _label(claim, test: Sequence[str]) -> str:
-    said = [claim.claim] if test is claim.tests[0] else []
-    lines = [*said, f"{claim.measure}: {test[0]} − {test[1]}"]
-    return "\n".join(textwrap.fill(line, 50) for line in lines)
+def _effect(axis: Axes, y: float, effect: pd.Series | None, marker: str) -> None:
+    if effect is None:
+        axis.text(0, y, f" {ABSENT}", va="center", fontsize=9, color="0.4")
+        return
+    colour = _VERDICTS[effect["verdict"]]
+    axis.plot([effect["low"], effect["high"]], [y, y], color=colour, linewidth=2)
+    axis.plot(effect["difference"], y, marker, color=colour, markersize=5)
+
+
+def _label(claim: Claim) -> list[str]:
+    return textwrap.wrap(claim.claim + ("" if claim.measure == "R@1" else f" ({claim.measure})"), 48,
+                         break_on_hyphens=False)  # fmt: skip
 
 
 def _say_absent(axis: Axes) -> None:

@@ -1,5 +1,6 @@
 """The study told: its tables read back, the methods side by side, and what becomes of each claim of the paper."""
 
+import collections
 import itertools
 from pathlib import Path
 from typing import NamedTuple
@@ -7,19 +8,27 @@ from typing import NamedTuple
 import pandas as pd
 
 from tmcir_lite.evaluation.intent import MEASURES
-from tmcir_lite.io.files import ROOT, InputError, write_text
+from tmcir_lite.io.files import ROOT, InputError
+from tmcir_lite.study.effects import HOLDS, NEITHER, REVERSE
 from tmcir_lite.study.plan import CHOICES, PLAN, Plan, load_plan
 
 RESULTS = ROOT / "data" / "results"
 LAYOUTS = {"fashioniq": "Fashion-IQ layout", "cirr": "CIRR layout"}
 ABSENT = "not run"
-MIXED = "mixed"
 _SHOWN = ("R@1", "R@5", "R@10", "R@50", "Rs@1", *MEASURES, "parameters", "seconds", "fusion_ms")
 _FACTS = ("data", "heldout", "protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens")
 _EFFECTS = ("claim", "effect", "measure", "layout", "difference", "low", "high", "seeds", "verdict")
 _CHANGES = ("part", "cell", "against", "layout", "difference", "low", "high", "seeds")
 _UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
-_MARKERS = ("<!-- claims: written by `python -m tmcir_lite study` -->", "<!-- end of claims -->")
+_SMALLER = (
+    "**Smaller than a run.** A name without a number means {triplets:,} triplets to learn from and two epochs: its "
+    'numbers lie below those of the same name in a run of the lite profile (`lite.md`). "TMCIR" is stage 2 alone, '
+    '"TMCIR after IACMA" both stages. Methods learn from the '
+    'Fashion-IQ layout, and the CIRR layout shows what carries over to other captions and galleries; for cells "on '
+    'CIRR" it is the other way round. Rows made with local changes had one: a folder that the study had drawn and '
+    "git did not yet ignore. Rows of commits before 25db72e have the epoch with the highest score on held-out train, "
+    "the others the last within one standard error of it. Notebook 6 says what explains the verdicts."
+)
 _NO_WAY = "cannot be tested here: no weights and no photos"
 _DROPPED = (
     "**Tried and dropped.** No longer in the code; measured in the garment world with five seeds. In the fusion, a "
@@ -97,7 +106,8 @@ def main_table(study: Study, layout: str) -> pd.DataFrame:
         {name: {"seeds": len(rows) or ABSENT} | {column: _spread(rows[column]) for column in shown}
          for name, rows in found.items()}
     ).T  # fmt: skip
-    return table.rename_axis("method").rename(columns={"fusion_ms": "fusion ms a query"})
+    size = f", {study.plan.triplets:,} triplets" if isinstance(study.plan.triplets, int) else ""
+    return table.rename_axis(f"method{size}").rename(columns={"fusion_ms": "fusion ms a query"})
 
 
 def trial_table(study: Study) -> pd.DataFrame:
@@ -121,7 +131,9 @@ def _spread(values: pd.Series) -> str:
 def ledger(study: Study) -> pd.DataFrame:
     """A row a claim of the paper: how it was tested, its effects with their intervals on each layout, the verdict.
 
-    "holds here" and "the reverse holds here" are said only where every effect does so on every layout.
+    "holds here" and "the reverse holds here" are said only where every effect does so on every layout; else how many
+    do. Where none shows a difference, the verdict says how large one may be for all that: the farthest end of their
+    intervals.
     """
     rows = []
     for claim in study.plan.claims:
@@ -167,11 +179,18 @@ def _interval(effect: pd.Series | None) -> str:
 
 
 def _overall(effects: list[pd.Series | None]) -> str:
-    """The verdict that all effects share; with some of them not run, none can be said to hold."""
-    verdicts = {ABSENT if effect is None else effect["verdict"] for effect in effects}
-    if ABSENT in verdicts:
-        return ABSENT if len(verdicts) == 1 else "not all of it run"
-    return verdicts.pop() if len(verdicts) == 1 else MIXED
+    """What all effects say together; with some of them not run, none can be said to hold."""
+    said = collections.Counter(ABSENT if effect is None else effect["verdict"] for effect in effects)
+    if ABSENT in said:
+        return ABSENT if len(said) == 1 else "not all of it run"
+    if said.keys() == {NEITHER}:
+        return f"{NEITHER} (at most {max(max(-e['low'], e['high']) for e in effects):.1f} points)"
+    words = {HOLDS: "for it", REVERSE: "against it", NEITHER: "undecided"}
+    return next(iter(said)) if len(said) == 1 else f"mixed: {_counted({words[v]: said[v] for v in words})}"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
 def facts(study: Study) -> str:
@@ -210,8 +229,8 @@ def markdown(study: Study) -> str:
     within = " of ".join(map(str, seeds_inside(study)))
     claims = (
         f"**{'Claims of the paper' if study.of_the_paper else 'What has to show'}.** "
-        "A verdict is about these data and the "
-        "models trained here, not about the paper's. "
+        "A verdict is about these data and the models trained here, not about the paper's. Where the effects of a "
+        "claim do not agree, it says how many are for it, against it, and undecided. "
         f"Differences are in points, with 95% intervals over seeds and queries; {within} effects of one seed alone lie "
         "within.\n\n"
         f"{as_markdown(ledger(study).set_index('claim'))}"
@@ -226,27 +245,8 @@ def markdown(study: Study) -> str:
         "**Trials.** What choices were made by: recall on train triplets kept aside, never val.\n\n"
         f"{as_markdown(trial_table(study))}"
     )
-    dropped = [_DROPPED] if study.of_the_paper else []
-    return "\n\n".join([facts(study), *tables, claims, changes, trials, *dropped]) + "\n"
-
-
-def claims_section(study: Study) -> str:
-    """What the README says of the claims, between its markers."""
-    rows = ledger(study)[["claim", *study.layouts.values(), "seeds", "verdict"]]
-    lines = [rows.columns, ["---"] * rows.shape[1], *rows.values]
-    within = " of ".join(map(str, seeds_inside(study)))
-    return (
-        "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        + f"\n\n{facts(study)} {within} effects of one seed alone lie within the intervals."
-    )
-
-
-def update_readme(study: Study, path: Path = ROOT / "README.md") -> None:
-    """Puts `claims_section` in its place in the README, if that has the markers."""
-    before, start, rest = path.read_text(encoding="utf-8").partition(_MARKERS[0])
-    _, end, after = rest.partition(_MARKERS[1])
-    if end:
-        write_text(path, f"{before}{start}\n\n{claims_section(study)}\n\n{end}{after}")
+    size, dropped = ([_SMALLER.format(triplets=study.plan.triplets)], [_DROPPED]) if study.of_the_paper else ([], [])
+    return "\n\n".join([facts(study), *size, *tables, claims, changes, trials, *dropped]) + "\n"
 
 
 def as_markdown(table: pd.DataFrame) -> str:

@@ -43,7 +43,7 @@ from tmcir_lite.study.plan import (
     slug,
     world_rules,
 )
-from tmcir_lite.study.report import RESULTS, load_study, markdown, update_readme
+from tmcir_lite.study.report import RESULTS, load_study, markdown
 from tmcir_lite.study.variants import FUSIONS, WordsToo
 
 PROTOCOL = {"fashioniq": "original-masked", "cirr": "cirr"}
@@ -140,11 +140,8 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
 
 
 def write_report(out: Path, plan_file: Path = PLAN) -> None:
-    """Writes `study.md` from the tables in `out`; of the repository's own study also the README's claims."""
-    study = load_study(out, plan_file)
-    write_text(out / "study.md", markdown(study))
-    if out.resolve() == RESULTS:
-        update_readme(study)
+    """Writes `study.md` from the tables in `out`."""
+    write_text(out / "study.md", markdown(load_study(out, plan_file)))
 
 
 def _added(new: list[pd.DataFrame], path: Path) -> pd.DataFrame:
