@@ -45,7 +45,7 @@ def test_an_exercise_is_a_question_a_cell_to_solve_and_a_folded_solution(noteboo
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", WITH_EXERCISES)
 def test_unsolved_it_says_so_and_the_solution_is_right(notebook, tiny, cfg, tmp_path):
-    """On a tiny run of its own; each cell is executed once, but an exercise's as it stands and then with its solution."""
+    """On a tiny run of its own. Cells run once, but an exercise's as it stands and then with its solution."""
     overrides = [*tiny, f"runs={tmp_path}"]
     shutil.copytree(cfg.run_dir, load_config("lite", overrides).run_dir)
     solutions = {cell.id: BLOCK.findall(solution.source)[0] for _, cell, solution in exercises(notebook)}

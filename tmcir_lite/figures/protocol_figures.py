@@ -1,4 +1,4 @@
-"""What a query is ranked against: one ranked list under several protocols. Each function returns a matplotlib figure."""
+"""What a query is ranked against: one ranked list under several protocols."""
 
 from collections.abc import Collection, Mapping, Sequence
 
