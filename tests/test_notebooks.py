@@ -2,11 +2,10 @@
 
 import shutil
 
-import nbformat
 import pytest
 
+from tests.notebook_cells import cells_of, execute
 from tmcir_lite.config import load_config
-from tmcir_lite.run.notebooks import FOLDER
 
 
 @pytest.mark.parametrize(
@@ -24,10 +23,6 @@ def test_a_notebook_runs_with(notebook, change, there, tiny, cfg, tmp_path):
     overrides = [*tiny, f"runs={tmp_path}", change]
     for stage in there:
         shutil.copytree(cfg.run_dir / stage, load_config("lite", overrides).run_dir / stage)
-    names = {"display": lambda *figures: None}
-    for cell in nbformat.read(FOLDER / f"{notebook}.ipynb", as_version=4).cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            names |= {"profile": "lite", "overrides": overrides}
-        elif cell.cell_type == "code":
-            lines = [line for line in cell.source.splitlines() if not line.startswith("%")]
-            exec(compile("\n".join(lines), f"{notebook} {cell.id}", "exec"), names)
+    names = {}
+    for cell in cells_of(notebook):
+        execute(notebook, cell, names, overrides)

@@ -126,8 +126,11 @@ def test_refresh_leaves_outputs_and_no_traces(folder):
 
 
 def test_results_are_kept_where_the_readme_shows_them(tmp_path):
-    figure = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(b"a figure").decode()})
-    cells = [nbformat.v4.new_markdown_cell("text"), nbformat.v4.new_code_cell("1", outputs=[figure])]
+    figures = [nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(data).decode()})
+               for data in (b"another", b"a figure")]  # fmt: skip
+    cells = [nbformat.v4.new_markdown_cell("text"),
+             *(nbformat.v4.new_code_cell("1", outputs=[figure]) for figure in figures)]  # fmt: skip
+    cells[-1].metadata["tags"] = ["readme"]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "02_pseudo_targets.ipynb")
     (tmp_path / "lite" / "evaluation").mkdir(parents=True)
     (tmp_path / "lite" / "evaluation" / "results.md").write_text("a table")

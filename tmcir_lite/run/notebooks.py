@@ -84,11 +84,11 @@ def refresh(folder: Path = FOLDER) -> None:
 
 
 def keep_results(run_dir: Path, folder: Path = FOLDER, out: Path = ROOT / "data" / "results") -> None:
-    """Copies the run's result table and the first figure of notebook 2 to where the README shows them."""
+    """Copies the run's result table, and the figure of notebook 2 tagged `readme`, to where the README shows them."""
     write_text(out / f"{run_dir.name}.md", (run_dir / "evaluation" / "results.md").read_text(encoding="utf-8"))
     cells = nbformat.read(folder / f"{NOTEBOOKS[1]}.ipynb", as_version=4).cells
-    figures = [output.data["image/png"] for cell in cells for output in cell.get("outputs", [])
-               if "image/png" in output.get("data", {})]  # fmt: skip
+    figures = [output.data["image/png"] for cell in cells if "readme" in cell.metadata.get("tags", [])
+               for output in cell.outputs if "image/png" in output.get("data", {})]  # fmt: skip
     with atomic(out / "pseudo_targets.png") as path:
         path.write_bytes(base64.b64decode(figures[0]))
 
