@@ -178,6 +178,7 @@ class ATF(nn.Module):
     """
 
     Head = Head
+    match = staticmethod(match)
 
     def __init__(
         self, dim: int, num_visual: int, num_text: int, *, threshold: float, threshold_is: str = "quantile",
@@ -200,17 +201,14 @@ class ATF(nn.Module):
         """Adds to each token, B N D and B M D, the embedding of its position."""
         return V + self.visual_position, T + self.text_position[: T.shape[1]]
 
-    def match(self, S: Tensor, text_mask: Tensor) -> Match:
-        """What becomes of each text token, see `match`; takes B N M and B M."""
-        return match(S, text_mask, self.threshold, self.threshold_is)
-
     def fuse(self, image_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Fused:
         """The fused sequence before the transformer block; takes B N D, B M D and B M (False or 0 at padding)."""
         with torch.autocast(image_tokens.device.type, enabled=False):  # bf16 is too coarse to compare cosines
             # Towers differ in the length of their tokens: bring all to one scale. Cosines stay as they are.
             V = F.rms_norm(image_tokens.float(), (self.dim,))
             T = F.rms_norm(text_tokens.float(), (self.dim,))
-            return merge(*self.place(V, T), self.match(similarity(V, T), text_mask.bool()))
+            matched = self.match(similarity(V, T), text_mask.bool(), self.threshold, self.threshold_is)
+            return merge(*self.place(V, T), matched)
 
     def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Encoder outputs of the reference images and of the relative captions -> query features, B D, of length 1."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmcir_lite.config import Config
-from tmcir_lite.method.atf import ATF, Match
+from tmcir_lite.method.atf import ATF, Match, match
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.losses import InfoNCE
 from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
@@ -65,17 +65,21 @@ class TwoBlocks(ATF):
 class EndTokenStays(ATF):
     """ATF whose end token, which stands for the whole text, never merges."""
 
-    def match(self, S: Tensor, text_mask: Tensor) -> Match:
-        """See `ATF.match`."""
-        return super().match(S, text_mask & text_mask.roll(-1, dims=1))._replace(text_mask=text_mask)
+    @staticmethod
+    def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> Match:
+        """See `atf.match`."""
+        words = text_mask & text_mask.roll(-1, dims=1)
+        return match(S, words, threshold, threshold_is)._replace(text_mask=text_mask)
 
 
 class SharpWordsFirst(ATF):
     """ATF whose words merge by how far their best patch stands out from the others: words that point come first."""
 
-    def match(self, S: Tensor, text_mask: Tensor) -> Match:
-        """See `ATF.match`."""
-        return super().match(S - S.mean(dim=1, keepdim=True), text_mask)._replace(score=S.amax(dim=1))
+    @staticmethod
+    def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> Match:
+        """See `atf.match`."""
+        sharp = match(S - S.mean(dim=1, keepdim=True), text_mask, threshold, threshold_is)
+        return sharp._replace(score=S.amax(dim=1))
 
 
 def _cross_attention(cfg: Config) -> Fusion:
