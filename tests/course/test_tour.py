@@ -2,6 +2,7 @@
 
 import re
 import sys
+from datetime import datetime
 
 import nbformat
 import pytest
@@ -27,9 +28,10 @@ def kept(cfg, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def changes(tiny, tmp_path_factory):
-    """The tiny world in place of the tour's, and the models restored elsewhere."""
-    return [*tiny, f"runs={tmp_path_factory.mktemp('tour')}", "name=trained"]
+def changes(cfg, tiny, tmp_path_factory):
+    """The tiny run's world in place of the tour's, and the models restored elsewhere."""
+    world = [f"garments.{key}={getattr(cfg.garments, key)}" for key in ("seed", "family")]
+    return [*tiny, *world, f"runs={tmp_path_factory.mktemp('tour')}", "name=trained"]
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +161,7 @@ def test_the_box_ranks_what_is_chosen_or_uploaded(here, photo, monkeypatch):
     button.click()
     assert len(shown) == 2
     upload.value = ({"name": "me.jpg", "type": "image/jpeg", "size": 1, "content": memoryview(photo.read_bytes()),
-                     "last_modified": None},)  # fmt: skip
+                     "last_modified": datetime.now()},)  # fmt: skip
     assert choice.label == "yours, 1"
     words.value = "?!"
     button.click()  # says so, and raises nothing
