@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "figures": "io config data method rivals evaluation pseudo_targets run",
     "scale": "io config data method rivals evaluation pseudo_targets pretrain run figures",
     "study": "io config data method rivals evaluation pseudo_targets run figures",
-    "course": "io config data method rivals evaluation pseudo_targets run figures",
+    "course": "io config data method rivals evaluation pseudo_targets pretrain run figures scale",
 }
 MOST_FILES, MOST_LINES = 10, 300
 SHORTER = {"tmcir_lite/method/atf.py": 220}  # the paper's own module is read from top to bottom

@@ -14,12 +14,13 @@ import torch
 from tmcir_lite.config import load_config
 from tmcir_lite.io.files import HASHES, ROOT, check_hashes
 from tmcir_lite.run.measure import evaluate
-from tmcir_lite.run.notebooks import NOTEBOOKS, check_parameters
+from tmcir_lite.run.notebooks import NOTEBOOKS, TOUR, check_parameters
 from tmcir_lite.run.stages import train_fusion
 from tmcir_lite.study.plan import PLAN
 from tmcir_lite.study.report import RESULTS, load_study, markdown
 
 FOLDER = ROOT / "notebooks"
+COMMITTED = (TOUR, *NOTEBOOKS)
 
 
 def cells(name):
@@ -27,15 +28,15 @@ def cells(name):
 
 
 def test_notebooks_default_to_the_lite_profile():
-    check_parameters(FOLDER)
-    for name in NOTEBOOKS:
+    check_parameters(FOLDER, COMMITTED)
+    for name in COMMITTED:
         defaults = {
             key: value["default"] for key, value in papermill.inspect_notebook(FOLDER / f"{name}.ipynb").items()
         }
         assert defaults == {"profile": '"lite"', "overrides": "[]"}
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", COMMITTED)
 def test_notebooks_are_small_and_without_errors_or_traces(name):
     text = (FOLDER / f"{name}.ipynb").read_text()
     notebook = json.loads(text)
@@ -45,7 +46,7 @@ def test_notebooks_are_small_and_without_errors_or_traces(name):
     assert not [o for cell in cells(name) for o in cell.get("outputs", []) if o["output_type"] == "error"]
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", COMMITTED)
 def test_cells_that_nbval_compares_have_outputs_to_compare_with(name):
     marked = [cell for cell in cells(name) if "NBVAL_CHECK_OUTPUT" in "".join(cell["source"])]
     assert [cell["id"] for cell in marked if not cell["outputs"]] == []

@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--out", type=_here, default=default, help="where the tables go (default: %(default)s)")
     default = Path(__file__).parent / "study" / "plan.yaml"
     study.add_argument("--plan", type=_here, default=default, help="what is compared (default: %(default)s)")
-    commands.add_parser("notebooks", help="execute the committed notebooks in place; keep the results in data/results")
+    commands.add_parser("notebooks", help="execute the committed notebooks in place; keep results and models in data")
     paths = f"Relative paths given to options start at the folder you are in, those in a profile or --set at {ROOT}."
     for command in (parser, *commands.choices.values()):
         command.epilog = paths
@@ -119,11 +119,15 @@ def _config(options: argparse.Namespace) -> int:
 
 def _refresh(options: argparse.Namespace) -> int:
     from tmcir_lite.config import load_config
+    from tmcir_lite.course.shipped import keep_models
     from tmcir_lite.run import notebooks
 
     try:
         notebooks.refresh()
-        notebooks.keep_results(load_config("lite").run_dir)
+        run = load_config("lite").run_dir
+        notebooks.keep_results(run)
+        keep_models(run)
+        notebooks.refresh(names=[notebooks.TOUR])  # it shows the models just kept
     except notebooks.StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -22,4 +22,4 @@ def test_texts_fit_their_boxes_and_boxes_do_not_overlap(draw):
             extent = text.get_window_extent()
             assert box.contains(extent.x0, extent.y0)
             assert box.contains(extent.x1, extent.y1)
-            assert text.get_fontsize() >= 9
+            assert text.get_fontsize() >= 11

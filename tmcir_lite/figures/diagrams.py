@@ -32,10 +32,10 @@ _WORKFLOWS = [
         {
             "reference": _Box(0.7, 1.2, 1.1, "reference", "image"),
             "caption": _Box(0.7, 0.4, 1.1, "caption", "text"),
-            "image encoder": _Box(2.4, 1.2, 1.3, "image encoder", "image"),
-            "text encoder": _Box(2.4, 0.4, 1.3, "text encoder", "text"),
-            "v": _Box(4.3, 1.2, 1.3, "one feature $v$", "image"),
-            "t": _Box(4.3, 0.4, 1.3, "one feature $t$", "text"),
+            "image encoder": _Box(2.4, 1.2, 1.4, "image encoder", "image"),
+            "text encoder": _Box(2.4, 0.4, 1.4, "text encoder", "text"),
+            "v": _Box(4.3, 1.2, 1.46, "one feature $v$", "image"),
+            "t": _Box(4.3, 0.4, 1.46, "one feature $t$", "text"),
             "mix": _Box(6.6, 0.8, 1.9, "combiner\nadds $t$ to $v$", "image", 0.7),
             "query": _Box(8.9, 0.8, 1.1, "query $q$", "image"),
         },
@@ -46,7 +46,7 @@ _WORKFLOWS = [
         {
             "reference": _Box(0.7, 1.2, 1.1, "reference", "image"),
             "caption": _Box(0.7, 0.4, 1.1, "caption", "text"),
-            "image encoder": _Box(2.4, 1.2, 1.3, "image encoder", "image"),
+            "image encoder": _Box(2.4, 1.2, 1.4, "image encoder", "image"),
             "word": _Box(4.3, 1.2, 1.5, "pseudo-word $S_*$", "image"),
             "sentence": _Box(4.3, 0.4, 1.9, "“a photo of $S_*$,\n[caption]”", "text", 0.6),
             "mix": _Box(6.6, 0.4, 1.9, "text encoder", "text"),
@@ -59,10 +59,10 @@ _WORKFLOWS = [
         {
             "reference": _Box(0.7, 1.2, 1.1, "reference", "image"),
             "caption": _Box(0.7, 0.4, 1.1, "caption", "text"),
-            "image encoder": _Box(2.4, 1.2, 1.3, "aligned\nimage encoder", "image", 0.6),
-            "text encoder": _Box(2.4, 0.4, 1.3, "aligned\ntext encoder", "text", 0.6),
-            "v": _Box(4.3, 1.2, 1.3, "all patch tokens", "image"),
-            "t": _Box(4.3, 0.4, 1.3, "all word tokens", "text"),
+            "image encoder": _Box(2.4, 1.2, 1.4, "aligned\nimage encoder", "image", 0.6),
+            "text encoder": _Box(2.4, 0.4, 1.4, "aligned\ntext encoder", "text", 0.6),
+            "v": _Box(4.3, 1.2, 1.46, "all patch tokens", "image"),
+            "t": _Box(4.3, 0.4, 1.46, "all word tokens", "text"),
             "mix": _Box(6.6, 0.8, 1.9, "adaptive token fusion\n(similar ones merge)", "both", 0.7),
             "query": _Box(8.9, 0.8, 1.1, "query $q$", "both"),
         },
@@ -73,21 +73,21 @@ _WORKFLOWS = [
 _ALIGNMENT = {
     "reference": _Box(0.7, 2.1, 1.1, "reference", "image"),
     "caption": _Box(0.7, 0.4, 1.1, "caption", "text"),
-    "diffusion": _Box(2.6, 1.6, 1.3, "diffusion model\n(frozen)", "both", 0.6),
-    "pseudo": _Box(4.4, 1.6, 1.2, "pseudo-target\nimage", "both", 0.6),
-    "image encoder": _Box(6.2, 1.6, 1.3, "image encoder\n(trained)", "image", 0.6),
-    "text encoder": _Box(6.2, 0.4, 1.3, "text encoder\n(trained)", "text", 0.6),
-    "loss": _Box(8.8, 1.0, 1.6, "InfoNCE\n$v_i$ with its own $t_i$,\nnot with the others", "loss", 0.9),
+    "diffusion": _Box(2.6, 1.6, 1.46, "diffusion model\n(frozen)", "both", 0.6),
+    "pseudo": _Box(4.4, 1.6, 1.34, "pseudo-target\nimage", "both", 0.6),
+    "image encoder": _Box(6.2, 1.6, 1.4, "image encoder\n(trained)", "image", 0.6),
+    "text encoder": _Box(6.2, 0.4, 1.4, "text encoder\n(trained)", "text", 0.6),
+    "loss": _Box(8.8, 1.0, 1.74, "InfoNCE\n$v_i$ with its own $t_i$,\nnot with the others", "loss", 0.9),
 }
 _FUSION = {
     "reference": _Box(0.7, 3.2, 1.1, "reference", "image"),
     "caption": _Box(0.7, 2.0, 1.1, "caption", "text"),
     "target": _Box(0.7, 0.4, 1.1, "real target", "image"),
-    "image encoder": _Box(2.4, 3.2, 1.4, "image encoder:\npatch tokens $v$", "image", 0.6),
-    "text encoder": _Box(2.4, 2.0, 1.4, "text encoder:\nword tokens $t$", "text", 0.6),
-    "target encoder": _Box(2.4, 0.4, 1.4, "the same\nimage encoder", "image", 0.6),
-    "similarity": _Box(4.6, 2.6, 1.7, "cosine of every\npatch with every word", "both", 0.7),
-    "merge": _Box(6.75, 2.6, 1.9, "if past a threshold:\nmerge, weighted by\nsimilarity, with positions", "both", 0.9),
+    "image encoder": _Box(2.4, 3.2, 1.5, "image encoder:\npatch tokens $v$", "image", 0.6),
+    "text encoder": _Box(2.4, 2.0, 1.5, "text encoder:\nword tokens $t$", "text", 0.6),
+    "target encoder": _Box(2.4, 0.4, 1.5, "the same\nimage encoder", "image", 0.6),
+    "similarity": _Box(4.6, 2.6, 1.7, "cosine of each\npatch and word", "both", 0.7),
+    "merge": _Box(6.75, 2.6, 1.9, "if past a threshold:\nmerge, by similarity,\nwith positions", "both", 0.9),
     "block": _Box(8.9, 2.6, 1.4, "transformer\nblock, pooling", "both", 0.7),
     "query": _Box(8.9, 1.45, 1.4, "query feature $q$", "both"),
     "loss": _Box(8.9, 0.4, 1.6, "InfoNCE\n$q_i$ with its target", "loss", 0.6),
@@ -97,7 +97,7 @@ _FUSION = {
     "v3": _Box(4.60, 1.45, 0.34, "$v_3$", "image", 0.36),
     "t1": _Box(4.94, 1.45, 0.34, "$t_1$", "text", 0.36),
     "t2": _Box(5.28, 1.45, 0.34, "$t_2$", "text", 0.36),
-    "merged": _Box(6.22, 1.45, 0.74, "$v_1$ and $t_1$", "both", 0.36),
+    "merged": _Box(6.22, 1.45, 0.74, "$v_1$ + $t_1$", "both", 0.36),
     "v2 after": _Box(6.76, 1.45, 0.34, "$v_2$", "image", 0.36),
     "v3 after": _Box(7.10, 1.45, 0.34, "$v_3$", "image", 0.36),
     "t2 after": _Box(7.44, 1.45, 0.34, "$t_2$", "text", 0.36),
@@ -130,11 +130,11 @@ def _draw(axis, title: str, boxes: Mapping[str, _Box], chains: Sequence[str], he
     """Boxes and the arrows between them; a chain "a>b>c" is an arrow from a to b and one from b to c."""
     axis.set(xlim=(0, 9.8), ylim=(0, height), aspect="equal")
     axis.axis("off")
-    axis.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axis.set_title(title, loc="left", fontsize=12.5, fontweight="bold")
     for box in boxes.values():
         corner = box.x - box.w / 2, box.y - box.h / 2
         axis.add_patch(plt.Rectangle(corner, box.w, box.h, facecolor=_COLOURS[box.source], edgecolor="0.3"))
-        axis.text(box.x, box.y, box.text, ha="center", va="center", fontsize=9)
+        axis.text(box.x, box.y, box.text, ha="center", va="center", fontsize=11)
     for chain in chains:
         names = chain.split(">")
         for start, end in zip(names, names[1:], strict=False):
@@ -152,6 +152,6 @@ def _arrow(axis, start: _Box, end: _Box) -> None:
 
 
 def _finish(figure: Figure) -> Figure:
-    figure.text(0.99, 0.005, _NOTE, ha="right", va="bottom", fontsize=9, color="0.35", style="italic")
+    figure.text(0.99, 0.005, _NOTE, ha="right", va="bottom", fontsize=10, color="0.35", style="italic")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     return figure

@@ -124,7 +124,7 @@ def git_state() -> tuple[str | None, bool | None]:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # installed inside someone else's checkout
             return None, None
         # `make notebooks` rewrites these as it goes: they show results and decide none.
-        shown = (":!notebooks/*.ipynb", ":!data/results")
+        shown = (":!notebooks/*.ipynb", ":!data/results", ":!data/models/trained")
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".", *shown))
     except (OSError, UnicodeError, subprocess.CalledProcessError):
         return None, None

@@ -20,6 +20,8 @@ from tmcir_lite.run.folder import start_run
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = ("01_data", "02_pseudo_targets", "03_iacma", "04_atf", "05_evaluation", "06_claims")
+TOUR = "00_tour"
+"""It shows the shipped models, and is no part of a run."""
 PARAMETERS = {"profile", "overrides"}
 
 
@@ -72,10 +74,10 @@ def run(profile: str, overrides: Sequence[str] | str = (), resume: bool = False,
     return report(cfg.run_dir)
 
 
-def refresh(folder: Path = FOLDER) -> None:
+def refresh(folder: Path = FOLDER, names: Sequence[str] = NOTEBOOKS) -> None:
     """Executes the notebooks in place with their own defaults, so that the committed outputs are of a real run."""
-    check_parameters(folder)
-    for name in NOTEBOOKS:
+    check_parameters(folder, names)
+    for name in names:
         path = folder / f"{name}.ipynb"
         print(f"{name} ...", flush=True)
         with atomic(path) as temporary:
@@ -93,13 +95,13 @@ def keep_results(run_dir: Path, folder: Path = FOLDER, out: Path = ROOT / "data"
         path.write_bytes(base64.b64decode(figures[0]))
 
 
-def check_parameters(folder: Path) -> None:
-    """Makes sure that all notebooks are there and take the driver's parameters, before the first one runs.
+def check_parameters(folder: Path, names: Sequence[str] = NOTEBOOKS) -> None:
+    """Makes sure that notebooks are there and take the driver's parameters, before the first one runs.
 
     Raises:
         InputError: a notebook is absent or its `parameters` cell has other names.
     """
-    for name in NOTEBOOKS:
+    for name in names:
         path = Path(folder) / f"{name}.ipynb"
         if not path.is_file():
             raise InputError(f"{path}: no such notebook")
@@ -157,12 +159,19 @@ def _named_errors(notebook: str) -> Iterator[None]:
         ) from None
 
 
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
 def _without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drops what says when and where a notebook was executed, which would differ in every commit."""
+    """Drops what says when and where a notebook was executed, which would differ in every commit; and widgets.
+
+    A widget is nothing without its process, and GitHub does not show a notebook that keeps its state.
+    """
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs
+                            if output.get("name") != "stderr" and _WIDGET not in output.get("data", {})]  # fmt: skip
     return notebook

@@ -58,17 +58,13 @@ def search(run: Path, image: Path, text: str, gallery: Path | None = None, k: in
             picture in the gallery.
     """
     cfg, folder = finished_run(run), resolve(run) / "search"
-    if not has_words(text):
-        raise InputError("search: the text is empty; say what to change, such as 'is red with longer sleeves'")
-    if not _is_unicode(text):
-        raise InputError("search: the text is not valid Unicode; type it in a terminal of another encoding (UTF-8)")
     if k < 1:
         raise InputError(f"search: top {k}: ask for at least 1 picture")
     image = Path(image).expanduser()
     load_photo(image)  # a broken one is named before the work
     paths = _val_gallery(cfg) if gallery is None else _folder(Path(gallery).expanduser().resolve())
     model = load_trained(cfg)
-    _check_length(getattr(model.backbone, "inner", model.backbone), text)
+    check_text(model.backbone, text)
     if gallery is not None:
         paths = _sound(paths, folder)
     paths = [path for path in paths if path.resolve() != image.resolve()]
@@ -133,7 +129,16 @@ def _small(path: Path):
     return picture
 
 
-def _check_length(backbone: Backbone, text: str) -> None:
+def check_text(backbone: Backbone, text: str) -> None:
+    """Makes sure that a text says something, and that the model reads all of it.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not has_words(text):
+        raise InputError("search: the text is empty; say what to change, such as 'is red with longer sleeves'")
+    if not _is_unicode(text):
+        raise InputError("search: the text is not valid Unicode; type it in a terminal of another encoding (UTF-8)")
     ids = backbone.tokenizer([text], context_length=backbone.context + len(text.encode()))
     count = int(backbone.text_mask(ids).sum()) - 1  # but for the end token
     if count > backbone.context - 2:
