@@ -8,13 +8,13 @@ READY := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
 help:
-	@echo "make reproduce   set up, run the six notebooks in the lite profile, print the result table"
+	@echo "make reproduce   set up, run notebooks 1 to 6 in the lite profile, print the result table"
 	@echo "make test        set up, lint, unit tests, notebook tests"
 	@echo "make test-fast   the unit tests that take seconds"
 	@echo "make lab         set up, open JupyterLab"
 	@echo "make notebooks   execute the committed notebooks in place"
 	@echo "make book        the notebooks as pages to read without a network: book/index.html"
-	@echo "make clean       remove the lite run and the drawn dataset (not the environment)"
+	@echo "make clean       remove the lite run and the drawn datasets (not the environment)"
 
 # The stamp is written last: an installation that was interrupted is simply done again.
 $(READY): requirements.lock pyproject.toml
@@ -30,11 +30,12 @@ reproduce: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests
+	rm -rf runs/smoke
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env -p no:python --nbval-cell-timeout=3600 notebooks
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m "not slow" tests
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
@@ -46,4 +47,4 @@ book: $(READY)
 	$(BIN)/python -m tmcir_lite.course.book
 
 clean:
-	rm -rf runs/lite data/garments data/garments.partial
+	rm -rf runs/lite runs/smoke data/garments data/garments-smoke data/garments.partial data/tour

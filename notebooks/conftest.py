@@ -16,7 +16,10 @@ def pytest_collectstart(collector):
 
 
 def pytest_itemcollected(item):
-    """Puts the small run into the cell of the parameters, as papermill would; the file stays as it is."""
+    """Puts the small run into the cell of the parameters, as papermill would; the file stays as it is.
+
+    The tour has a small world of its own.
+    """
     cell = getattr(item, "cell", None)
-    if cell is not None and "parameters" in cell.metadata.get("tags", []):
+    if cell is not None and item.path.stem != "00_tour" and "parameters" in cell.metadata.get("tags", []):
         cell.source += f"\noverrides = {SMOKE}"
