@@ -51,7 +51,7 @@ def target_ranks(
         for index in (target_index, masked_index):
             if index is not None:
                 _leave_out(scores, index[rows], columns)
-        # As numbers 0 and 1 in place of the scores: truth values take four times as long. Of a block their sum is exact.
+        # 0 and 1 in place of the scores, whose sum is exact in a block: truth values take four times as long.
         ranks[rows] += scores.ge_(bar[rows, None]).sum(dim=1).long().cpu()
     return ranks
 
