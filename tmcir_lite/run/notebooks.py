@@ -133,8 +133,8 @@ def times(run_dir: Path) -> str:
     table = pd.DataFrame(rows, columns=["notebook", "of it", "seconds"]).to_markdown(index=False, floatfmt=".0f")
     facts = read_json(run_dir / "environment.json")
     commit = f"commit {facts['commit']}{' with local changes' if facts['dirty'] else ''}"
-    return (f"{table}\n\nRun `{run_dir.name}`: {facts['device']}, {facts['cpu_count']} cores, {commit}. A stage that was "
-            "found done took no time.\n")  # fmt: skip
+    made = f"Run `{run_dir.name}`: {facts['device']}, {facts['cpu_count']} cores, {commit}."
+    return f"{table}\n\n{made} A stage that was found done took no time.\n"
 
 
 def report(run_dir: Path) -> Path:
