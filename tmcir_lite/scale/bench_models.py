@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import math
 import shutil
 import tempfile
@@ -109,8 +110,10 @@ def _epoch(cfg: Config, data: Data, steps: int) -> Comparison:
             optimizer.zero_grad()
         return Taken(_weights(model), time.perf_counter() - began)
 
-    return Comparison(f"an epoch of stage 2, {len(held)} steps", "its steps on tensors in memory", whole, bare, 1.05,
-                      same=_close)  # fmt: skip
+    return Comparison(
+        f"an epoch of stage 2, {len(held)} steps", "its steps on tensors in memory", whole, bare, 1.05, same=_close,
+        note="beside the steps: texts are joined and tokenised anew, features gathered into batches",
+    )  # fmt: skip
 
 
 def _weights(model: torch.nn.Module) -> Tensor:
@@ -124,7 +127,9 @@ def _fusion(backbone: Backbone | CachedEncoder, threshold: float) -> ATF:
 
 def _random(architecture: str, cfg: Config) -> Backbone:
     torch.manual_seed(0)
+    logging.disable(logging.WARNING)  # open_clip warns that weights are random
     clip, tokenizer = open_clip.create_model(architecture), open_clip.get_tokenizer(architecture)
+    logging.disable(logging.NOTSET)
     return Backbone(clip, tokenizer, {}, cfg.backbone.target_pad).to(pick_device(cfg.device))
 
 

@@ -49,6 +49,7 @@ def _ranking(count: int, size: int, width: int) -> Iterator[Comparison]:
     yield Comparison(
         f"ranks of {count} queries among {size:,} pictures", "sorting and comparing names", rank,
         partial(ranks_by_names, queries, gallery, names, names[:count]), 20, quicker=True, same=torch.equal,
+        note="both begin with the product: what it takes of the other bounds the ratio",
     )  # fmt: skip
 
 
