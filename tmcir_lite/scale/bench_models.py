@@ -42,7 +42,7 @@ def model_comparisons(cfg: Config, sizes: Sizes) -> Iterator[Comparison]:
     paths = [data.train.images[triplet.reference_name] for triplet in data.kept]
     texts = [join_captions(triplet.captions, "and") for triplet in data.kept]
     backbone = load_start(cfg)
-    yield from _fusing(backbone, "lite CLIP", paths[: 4 * sizes.pairs], texts)
+    yield from _fusing(backbone, "lite CLIP", paths[: cfg.atf.batch], texts)
     backbone = _random(sizes.architecture, cfg)
     yield from _fusing(backbone, sizes.architecture, paths[: sizes.pairs], texts, goal=0.05)
     del backbone
@@ -158,7 +158,7 @@ def _fusing(
 
     note = "references and targets are encoded"
     yield Comparison(f"ATF, {name}, forward and backward", "both encoders'", fuse, encode_both, goal, note=note)
-    note = "a short text costs its encoder as little as the fusion of it with all patches"
+    note = "the fusion takes the patches beside the words"
     yield Comparison(f"ATF, {name}, forward and backward", "the text encoder's alone", fuse, encode_text, note=note)
 
 

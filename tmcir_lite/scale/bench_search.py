@@ -1,5 +1,6 @@
 """What is compared of the search: ranking a gallery, and how time and memory grow with triplets and galleries."""
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ def search_comparisons(sizes: Sizes, folder: Path) -> Iterator[Comparison]:
     triplets, gallery = sizes.grown
     yield from _growth("batches of triplets", triplets, _read_triplets)
     yield from _growth("ranking pictures", gallery, partial(_rank, 64, 64))
-    if _STATUS.is_file() and "RssAnon" in _STATUS.read_text():
+    if _STATUS.is_file() and hasattr(ctypes.CDLL(None), "malloc_trim"):
         yield _memory(sizes.largest, folder)
     else:
         print("memory of ranking: not measured, this system does not tell it", flush=True)
@@ -115,7 +116,8 @@ def _memory(largest: int, folder: Path) -> Comparison:
         return torch.from_numpy(np.load(file, mmap_mode="c"))
 
     def most(gallery: Tensor) -> Taken:
-        return _own_memory(lambda: target_ranks(queries, gallery, torch.arange(len(queries))))
+        times = largest // len(gallery)  # as many looks at the memory for few pictures as for many
+        return _own_memory(lambda: [target_ranks(queries, gallery, torch.arange(len(queries))) for _ in range(times)])
 
     few, many = on_disk(smallest), on_disk(largest)
     return Comparison(
@@ -126,6 +128,7 @@ def _memory(largest: int, folder: Path) -> Comparison:
 
 def _own_memory(run: Callable[[], object]) -> Taken:
     """What a call takes at most, in MB, beyond what there was."""
+    ctypes.CDLL(None).malloc_trim(0)  # else it is served from what an earlier call has freed, and seems to take nothing
     before, most, over = _anonymous(), 0.0, threading.Event()
 
     def watch() -> None:
