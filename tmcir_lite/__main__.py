@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     default = Path(__file__).parent / "study" / "plan.yaml"
     study.add_argument("--plan", type=_here, default=default, help="what is compared (default: %(default)s)")
     commands.add_parser("notebooks", help="execute the committed notebooks in place; keep results and models in data")
+    commands.add_parser("bench", help="what the library's own work costs; writes data/results/bench.md")
     paths = f"Relative paths given to options start at the folder you are in, those in a profile or --set at {ROOT}."
     for command in (parser, *commands.choices.values()):
         command.epilog = paths
@@ -131,6 +132,14 @@ def _refresh(options: argparse.Namespace) -> int:
     except notebooks.StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from tmcir_lite.scale.bench import TABLE, bench
+
+    bench()
+    print(f"table: {TABLE}")
     return 0
 
 
@@ -205,6 +214,7 @@ _COMMANDS = {
     "run": _run,
     "config": _config,
     "notebooks": _refresh,
+    "bench": _bench,
     "rehearse": _rehearse,
     "search": _search,
     "circo": _circo,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tmcir_lite.data.pictures import TargetPad, load_image, load_photo, picture_suffixes, pixels, preprocess
+from tmcir_lite.data.pictures import TargetPad, ahead, load_image, load_photo, picture_suffixes, pixels, preprocess
 from tmcir_lite.io.files import InputError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -240,3 +240,30 @@ def test_pixels_keeps_the_order_and_names_the_broken_file(tmp_path):
     paths[3].write_bytes(b"")
     with pytest.raises(InputError, match="75.png"):
         pixels(paths, preprocess(4, (0, 0, 0), (1, 1, 1), 1.25))
+
+
+def test_a_batch_has_the_pixels_of_each_picture_to_the_bit(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(20)]
+    for path in paths:
+        Image.effect_noise((50, 44), 80).convert("RGB").save(path)
+    transform = preprocess(32, MEAN, STD)
+    assert torch.equal(pixels(paths, transform), torch.stack([transform(load_image(path)) for path in paths]))
+
+
+def test_what_is_loaded_ahead_comes_in_order_and_no_more_than_one_too_early():
+    begun = []
+
+    def load(item):
+        begun.append(item)
+        return 10 * item
+
+    for taken, loaded in enumerate(ahead(load, range(5))):
+        assert loaded == 10 * taken
+        assert len(begun) <= taken + 2
+    assert begun == [*range(5)]
+    assert list(ahead(load, [])) == []
+
+
+def test_an_error_of_what_is_loaded_ahead_is_raised():
+    with pytest.raises(InputError, match="no such file"):
+        list(ahead(load_image, ["none.png"]))

@@ -127,6 +127,12 @@ class TestRanks:
         with pytest.raises(InputError, match="queries: row 3"):
             target_ranks(broken, self.gallery, torch.tensor([0, 1, 2, 3, 4]))
 
+    @pytest.mark.filterwarnings("ignore:overflow")
+    def test_finite_features_of_any_length_are_no_error(self):
+        longest = torch.full((1, 2), torch.finfo(torch.float32).max)
+        ranks = target_ranks(directions(0), torch.cat([self.gallery, longest]), torch.tensor([0]))
+        assert ranks.tolist() == [1]
+
     def test_refuses_indices_that_cannot_be(self):
         queries = directions(0, 0)
         with pytest.raises(InputError, match="query 1: its target is masked"):

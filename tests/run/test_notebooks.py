@@ -43,12 +43,29 @@ def test_runs_in_order_with_parameters_then_resumes(folder, overrides, tmp_path,
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
     assert [line.split()[1] for line in lines] == list(notebooks.NOTEBOOKS)
     page = report.read_text()
+    assert page.index("Where the time went") < page.index("0 lite")
     assert "0 lite ['name=r']" in page.replace("&#39;", "'")
     assert page.index("0 lite") < page.index("5 lite")
     with pytest.raises(InputError, match="--resume"):
         notebooks.run("lite", overrides, folder=folder)
     notebooks.run("lite", overrides, resume=True, folder=folder)
     assert capsys.readouterr().out.count("was done") == 6
+
+
+def test_says_where_the_time_went(folder, overrides, tmp_path, capsys):
+    """Of each notebook, of the cells that call a stage, and in all; kept with the results."""
+    write(folder, ["1", "stages.train_x(1)".join(["import time\nfrom types import SimpleNamespace\n"
+                   "stages = SimpleNamespace(train_x=time.sleep)\n", ""]), "3", "4", "5", "6"])  # fmt: skip
+    notebooks.run("lite", overrides, folder=folder)
+    rows = [[part.strip() for part in line.split("|")[1:-1]]
+            for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]  # fmt: skip
+    assert [row[0] for row in rows if row[0]] == [*notebooks.NOTEBOOKS, "in all"]
+    (stage,) = [row for row in rows if row[1]]
+    assert rows[rows.index(stage) - 1][0] == "02_pseudo_targets"
+    assert stage[1] == "train_x"
+    assert float(stage[2]) >= 1
+    assert float(rows[-1][2]) >= float(stage[2])
+    assert notebooks.times(tmp_path / "runs" / "r").startswith("| notebook")
 
 
 def test_failing_cell_is_named_and_earlier_results_stay(folder, overrides, tmp_path):
@@ -125,7 +142,7 @@ def test_refresh_leaves_outputs_and_no_traces(folder):
     assert sorted(path.name for path in folder.iterdir()) == [f"{name}.ipynb" for name in notebooks.NOTEBOOKS]
 
 
-def test_results_are_kept_where_the_readme_shows_them(tmp_path):
+def test_results_are_kept_where_the_readme_shows_them(tmp_path, monkeypatch):
     figures = [nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(data).decode()})
                for data in (b"another", b"a figure")]  # fmt: skip
     cells = [nbformat.v4.new_markdown_cell("text"),
@@ -134,7 +151,10 @@ def test_results_are_kept_where_the_readme_shows_them(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "02_pseudo_targets.ipynb")
     (tmp_path / "lite" / "evaluation").mkdir(parents=True)
     (tmp_path / "lite" / "evaluation" / "results.md").write_text("a table")
+    (tmp_path / "lite" / "notebooks").mkdir()
+    monkeypatch.setattr(notebooks, "times", lambda run_dir: f"the times of {run_dir.name}")
     notebooks.keep_results(tmp_path / "lite", tmp_path, tmp_path / "kept")
+    assert (tmp_path / "kept" / "time.md").read_text() == "the times of lite"
     assert (tmp_path / "kept" / "lite.md").read_text() == "a table"
     assert (tmp_path / "kept" / "pseudo_targets.png").read_bytes() == b"a figure"
 

@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Compose, ToTensor
+from torchvision.transforms import Compose
 
-from tmcir_lite.data.pictures import READINGS, load_image
+from tmcir_lite.data.pictures import READINGS, load_image, parted, to_tensors
 from tmcir_lite.io.files import atomic, new_array
 from tmcir_lite.io.progress import Progress
 
@@ -25,9 +24,7 @@ class CachedPictures:
     """
 
     def __init__(self, paths: Sequence[Path], transform: Compose, folder: Path):
-        steps = [step for part in transform.transforms for step in getattr(part, "transforms", [part])]
-        cut = next(number for number, step in enumerate(steps) if isinstance(step, ToTensor))
-        self._crop, self._finish = Compose(steps[:cut]), Compose(steps[cut:])
+        self._crop, self._normalise = parted(transform)
         unique = list(dict.fromkeys(paths))
         self._row = {path: row for row, path in enumerate(unique)}
         stamp = f"{READINGS} {self._crop!r}" + "".join(
@@ -43,7 +40,7 @@ class CachedPictures:
         """The encoder's pixels of one of the pictures, 3 H W."""
         if self._pixels is None:  # opened by each reading process for itself
             self._pixels = np.load(self._file, mmap_mode="r")
-        return self._finish(Image.fromarray(np.array(self._pixels[self._row[path]])))
+        return self._normalise(to_tensors(np.array(self._pixels[self._row[path]])[None]))[0]
 
     def __getstate__(self):
         return self.__dict__ | {"_pixels": None}

@@ -7,20 +7,22 @@ is for what a user brings and gives a picture as people see it. Both bring 16-bi
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import open_clip
 import torch
 from PIL import Image, ImageOps
-from torchvision.transforms import Compose
+from torchvision.transforms import Compose, ToTensor
 from torchvision.transforms.functional import pad
 
 from tmcir_lite.io.files import InputError, taken_for
 
 Reader = Callable[[str | Path], Image.Image]
+Item, Loaded = TypeVar("Item"), TypeVar("Loaded")
 READINGS = 2
 """Counts the changes of what the readers give; a part of the name of whatever is kept of decoded pictures."""
 
@@ -133,13 +135,44 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
-def pixels(
-    paths: Sequence[str | Path], transform: Callable[[Image.Image], torch.Tensor], read: Reader = load_image
-) -> torch.Tensor:
+def pixels(paths: Sequence[str | Path], transform: Compose, read: Reader = load_image) -> torch.Tensor:
     """The transformed pictures as one tensor, B x 3 x H x W, in the order of the paths.
+
+    Args:
+        transform: as `preprocess` makes it.
 
     Raises:
         InputError: one of them cannot be decoded.
     """
+    crop, normalise = parted(transform)
+    parts = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor() as pool:
-        return torch.stack(list(pool.map(lambda path: transform(read(path)), paths)))
+        decoded = pool.map(lambda part: [np.asarray(crop(read(path))) for path in part], parts)
+        return normalise(to_tensors(np.stack([picture for part in decoded for picture in part])))
+
+
+_AT_ONCE = 8  # pictures that a thread decodes before it asks for more: to ask takes as long as to decode a small one
+
+
+def parted(transform: Compose) -> tuple[Compose, Compose]:
+    """CLIP's preprocessing in two: what crops a picture, and what normalises tensors. Between them is `to_tensors`."""
+    steps = [step for part in transform.transforms for step in getattr(part, "transforms", [part])]
+    cut = next(number for number, step in enumerate(steps) if isinstance(step, ToTensor))
+    return Compose(steps[:cut]), Compose(steps[cut + 1 :])
+
+
+def to_tensors(pictures: np.ndarray) -> torch.Tensor:
+    """Bytes, B x H x W x 3, as numbers from 0 to 1, B x 3 x H x W: torchvision's `ToTensor` of a whole batch."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float().div(255)
+
+
+def ahead(load: Callable[[Item], Loaded], items: Iterable[Item]) -> Iterator[Loaded]:
+    """What `load` makes of each item; the next one is loaded in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = None
+        for item in items:
+            last, coming = coming, pool.submit(load, item)
+            if last is not None:
+                yield last.result()
+        if coming is not None:
+            yield coming.result()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tmcir_lite.config import CaptionJoin, QueryCaptions
 from tmcir_lite.data.captions import join_captions
 from tmcir_lite.data.layouts import Triplet
-from tmcir_lite.data.pictures import READINGS, Reader, load_image
+from tmcir_lite.data.pictures import READINGS, Reader, ahead, load_image
 from tmcir_lite.io.files import atomic, new_array
 from tmcir_lite.io.progress import Progress
 from tmcir_lite.method.encoders import Backbone
@@ -26,7 +26,8 @@ def encode_images(backbone: Backbone, paths: Sequence[Path], read: Reader = load
     """Pooled features of picture files, G D, on the CPU."""
     device = _device(backbone)
     chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-    return torch.cat([backbone.image(backbone.load(chunk, read).to(device)).pooled.float().cpu() for chunk in chunks])
+    loaded = ahead(lambda chunk: backbone.load(chunk, read), chunks)
+    return torch.cat([backbone.image(pixels.to(device)).pooled.float().cpu() for pixels in loaded])
 
 
 @torch.no_grad()

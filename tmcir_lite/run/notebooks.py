@@ -2,12 +2,14 @@
 
 import base64
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -15,7 +17,7 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from tmcir_lite.config import as_overrides, load_config
-from tmcir_lite.io.files import ROOT, InputError, atomic, write_text
+from tmcir_lite.io.files import ROOT, InputError, atomic, read_json, write_text
 from tmcir_lite.run.folder import start_run
 
 FOLDER = ROOT / "notebooks"
@@ -71,6 +73,7 @@ def run(profile: str, overrides: Sequence[str] | str = (), resume: bool = False,
         parameters = {"profile": str(profile), "overrides": overrides}
         _execute(folder / f"{name}.ipynb", output, parameters, folder)
         print(f"done in {time.perf_counter() - started:.0f} s", flush=True)
+    print(f"\n{times(cfg.run_dir)}", flush=True)
     return report(cfg.run_dir)
 
 
@@ -86,7 +89,12 @@ def refresh(folder: Path = FOLDER, names: Sequence[str] = NOTEBOOKS) -> None:
 
 
 def keep_results(run_dir: Path, folder: Path = FOLDER, out: Path = ROOT / "data" / "results") -> None:
-    """Copies the run's result table, and the figure of notebook 2 tagged `readme`, to where the README shows them."""
+    """Copies the run's result table, its times and the figure of notebook 2 tagged `readme` to where the README shows them.
+
+    Times are those of `run`; a run made in another way has none, and those that are there stay.
+    """
+    if (run_dir / "notebooks").is_dir():
+        write_text(out / "time.md", times(run_dir))
     write_text(out / f"{run_dir.name}.md", (run_dir / "evaluation" / "results.md").read_text(encoding="utf-8"))
     cells = nbformat.read(folder / f"{NOTEBOOKS[1]}.ipynb", as_version=4).cells
     figures = [output.data["image/png"] for cell in cells if "readme" in cell.metadata.get("tags", [])
@@ -110,9 +118,31 @@ def check_parameters(folder: Path, names: Sequence[str] = NOTEBOOKS) -> None:
             raise InputError(f"{path}: its parameters are {sorted(found)}, the driver gives {sorted(PARAMETERS)}")
 
 
+_STAGE = re.compile(r"\b(prepare_data|make_pseudo_targets|train_\w+|evaluate)\(")
+
+
+def times(run_dir: Path) -> str:
+    """Where the time of a run went, as Markdown: seconds of each notebook, and of its cells that call a stage."""
+    paths = [path for name in NOTEBOOKS if (path := run_dir / "notebooks" / f"{name}.ipynb").is_file()]
+    rows = []
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        rows.append((path.stem, "", notebook.metadata.papermill.duration))
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and (called := dict.fromkeys(_STAGE.findall(cell.source))):
+                rows.append(("", ", ".join(called), cell.metadata.papermill.duration))
+    rows.append(("in all", "", sum(seconds for name, _, seconds in rows if name)))
+    table = pd.DataFrame(rows, columns=["notebook", "of it", "seconds"]).to_markdown(index=False, floatfmt=".0f")
+    facts = read_json(run_dir / "environment.json")
+    commit = f"commit {facts['commit']}{' with local changes' if facts['dirty'] else ''}"
+    made = f"Run `{run_dir.name}`: {facts['device']}, {facts['cpu_count']} cores, {commit}."
+    return f"{table}\n\n{made} A stage that was found done took no time.\n"
+
+
 def report(run_dir: Path) -> Path:
-    """Joins the result table and the executed notebooks into one self-contained `report.html`."""
+    """Joins the times, the result table and the executed notebooks into one self-contained `report.html`."""
     joined = nbformat.v4.new_notebook()
+    joined.cells.append(nbformat.v4.new_markdown_cell(f"# Where the time went\n\n{times(run_dir)}"))
     table = run_dir / "evaluation" / "results.md"
     if table.is_file():
         text = f"# Results of run {run_dir.name}\n\n{table.read_text(encoding='utf-8')}"

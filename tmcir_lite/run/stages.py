@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.utils.data import DataLoader
 
 from tmcir_lite.config import Config, RivalSettings, TrainingSettings
 from tmcir_lite.data.batches import Order, edits_together, near_together, train_loader
@@ -219,7 +220,7 @@ def train(
     schedule = Schedule(settings.epochs, settings.lr, settings.weight_decay, settings.warmup, decay)
     groups = model.groups(settings.weight_decay, settings.lr, getattr(settings, "fusion_lr", settings.lr))
     history = fit(
-        model, _loaders(cfg, columns, triplets, model.backbone, settings.batch, order), schedule, folder,
+        model, loaders(cfg, columns, triplets, model.backbone, settings.batch, order), schedule, folder,
         device=device, seed=cfg.seed, validate=validate, score=score_name(cfg), loss=model.loss, title=name,
         groups=groups, chunk=settings.chunk,
     )  # fmt: skip
@@ -251,7 +252,11 @@ def is_done(cfg: Config, name: str, settings: TrainingSettings) -> bool:
     return (folder / "metrics.json").is_file() and is_complete(folder, settings.epochs)
 
 
-def _loaders(cfg: Config, columns, triplets, backbone: Backbone | CachedEncoder, batch: int, order):
+def loaders(
+    cfg: Config, columns: Mapping[str, Sequence[Path]], triplets: Sequence[Triplet],
+    backbone: Backbone | CachedEncoder, batch: int, order: Order | None,
+) -> Callable[[int], DataLoader]:  # fmt: skip
+    """Epoch (from 1) -> its batches for `fit`; columns, triplets and order as `batches.train_loader` takes them."""
     cache, workers = resolve(cfg.data.cache) if cfg.data.cache else None, cfg.data.workers
     paths = [path for column in columns.values() for path in column]
     if isinstance(backbone, CachedEncoder):
