@@ -173,7 +173,7 @@ def taken_for(path: str | Path) -> str | None:
     line, *more = start.splitlines()
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return "it is JSON Lines, one value a line: make one JSON list of them" if any(more) else "it is JSON"
 
@@ -199,7 +199,10 @@ def check_hashes(folder: Path) -> None:
     folder = Path(folder)
     if not (folder / HASHES).is_file():
         return
-    for name, digest in read_json(folder / HASHES).items():
+    listed = read_json(folder / HASHES)
+    if not isinstance(listed, dict):
+        raise InputError(f"{folder / HASHES}: not an object of names and digests; restore it (git checkout)")
+    for name, digest in listed.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path}: missing, though {HASHES} lists it; restore it (git checkout) or retrain it")

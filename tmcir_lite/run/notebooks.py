@@ -16,6 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from tmcir_lite.config import as_overrides, load_config
 from tmcir_lite.io.files import ROOT, InputError, atomic, write_text
+from tmcir_lite.io.hub import one_line
 from tmcir_lite.run.folder import start_run
 
 FOLDER = ROOT / "notebooks"
@@ -97,13 +98,16 @@ def check_parameters(folder: Path) -> None:
     """Makes sure that all notebooks are there and take the driver's parameters, before the first one runs.
 
     Raises:
-        InputError: a notebook is absent or its `parameters` cell has other names.
+        InputError: a notebook is absent, no notebook, or its `parameters` cell has other names.
     """
     for name in NOTEBOOKS:
         path = Path(folder) / f"{name}.ipynb"
         if not path.is_file():
             raise InputError(f"{path}: no such notebook")
-        found = set(papermill.inspect_notebook(path))
+        try:
+            found = set(papermill.inspect_notebook(path))
+        except Exception as error:  # nbformat's, JSON's, or of whatever its validation stumbles over
+            raise InputError(f"{path}: not readable as a notebook ({one_line(error)}); restore it") from None
         if found != PARAMETERS:
             raise InputError(f"{path}: its parameters are {sorted(found)}, the driver gives {sorted(PARAMETERS)}")
 
