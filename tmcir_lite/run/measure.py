@@ -76,11 +76,11 @@ def evaluate(cfg: Config, fusions: Mapping[str, Fusion] | None = None) -> pd.Dat
     measured = pd.concat(tables, ignore_index=True)
     measured = measured.assign(seed=cfg.seed, device=facts["device"], commit=facts["commit"], dirty=facts["dirty"])
     results = pd.concat([*there, measured], ignore_index=True)
-    with atomic(path) as temporary:
-        results.to_csv(temporary, index=False)
     write_text(path.with_name("results.md"), summary(cfg, results))
     if not cfg.drawn:  # a drawn dataset has no published numbers
         write_text(path.with_name("published.md"), beside_published(results, cfg.data.layout))
+    with atomic(path) as temporary:  # last, since it says that all is measured
+        results.to_csv(temporary, index=False)
     return results
 
 
