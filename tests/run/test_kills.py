@@ -31,11 +31,11 @@ MOMENTS = {
     "pseudo-targets": ["k/pseudo_targets/.unfinished-*", "k/pseudo_targets/*.png", "k/pseudo_targets/manifest-0.jsonl"],
     "iacma": ["k/iacma/checkpoint/.unfinished-*", "k/iacma/checkpoint/optimizer-1.*", "k/iacma/model_last/*"],
     "atf": ["k/atf/checkpoint/model-0.*", "k/atf/checkpoint/.unfinished-optimizer-2*", "k/atf/model/*.json"],
-    "control": [SECONDS.uniform(0, 2)],
-    "sum": [SECONDS.uniform(0, 2)],
-    "clip4cir": ["k/clip4cir/.unfinished-*", "k/combiner/checkpoint/*"],
-    "pic2word": ["k/pic2word/checkpoint/.unfinished-*", SECONDS.uniform(0, 2)],
-    "evaluate": [SECONDS.uniform(0, 1), "k/evaluation/*.md"],
+    "control": ["k/control/checkpoint/state.json", SECONDS.uniform(0, 0.5)],
+    "sum": ["k/sum/chosen.safetensors", SECONDS.uniform(0, 0.5)],
+    "clip4cir": ["k/clip4cir/history.csv", "k/combiner/checkpoint/*", SECONDS.uniform(0, 1)],
+    "pic2word": ["k/pic2word/checkpoint/.unfinished-*", SECONDS.uniform(0, 0.5)],
+    "evaluate": [SECONDS.uniform(0, 0.5), "k/evaluation/*.md"],
 }
 """Stage -> when it is killed: once a file of this pattern has come, or seconds after it was begun."""
 IN_NOTEBOOKS = ["k/notebooks/02_pseudo_targets.ipynb", "k/notebooks/*.failed.ipynb", "k/.unfinished-report*"]
@@ -127,6 +127,7 @@ def test_twenty_kills_change_nothing(fork, tiny, tmp_path):
     for name in notebooks.NOTEBOOKS:
         first = nbformat.v4.new_code_cell('profile = "lite"\noverrides = []', metadata={"tags": ["parameters"]})
         notebook = nbformat.v4.new_notebook(cells=[first, nbformat.v4.new_code_cell("import time; time.sleep(0.2)")])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, folder / f"{name}.ipynb")
     plain, broken = tmp_path / "plain", tmp_path / "broken"
     plain.mkdir()
