@@ -392,6 +392,8 @@ case("search in a gallery that is not there", lambda p: searched(p, "--gallery",
 case("search in an empty gallery", lambda p: searched(p, "--gallery", empty_folder(p)), "empty")
 case("search in a file", lambda p: searched(p, "--gallery", str(a_file(p))), "no such folder")
 case("search for nothing", lambda p: searched(p, "--text", " "), "the text is empty")
+case("search for punctuation", lambda p: searched(p, "--text", "\u200b ?!"), "the text is empty")
+case("search for fewer than none", lambda p: searched(p, "--top", "-1"), "top -1")
 case("search for too much", lambda p: searched(p, "--text", "red and " * 99), "tokens", "shorten it")
 case("search for no Unicode", lambda p: searched(p, "--text", "red \udcff"), "not valid Unicode")
 case("search for none", lambda p: searched(p, "--top", "0"), "top 0")
