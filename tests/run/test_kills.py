@@ -92,6 +92,9 @@ OPEN = {
 }
 
 
+OTHERWISE = ["seconds", "commit", "dirty"]  # as busy as the machine is, and as who commits meanwhile makes them
+
+
 def same(one: Path, other: Path) -> None:
     """What the results, the weights and the pictures of two runs are."""
     names = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
@@ -101,9 +104,10 @@ def same(one: Path, other: Path) -> None:
         if name.suffix == ".safetensors":
             assert load_file(a).keys() == load_file(b).keys()
             assert all(torch.equal(value, load_file(b)[key]) for key, value in load_file(a).items()), name
-        elif name.name == "history.csv":
-            pd.testing.assert_frame_equal(*(pd.read_csv(p).drop(columns="seconds", errors="ignore") for p in (a, b)))
-        elif name.suffix in (".png", ".csv", ".jsonl") or name.name == "metrics.json":
+        elif name.suffix == ".csv":
+            tables = [pd.read_csv(path, dtype=str).drop(columns=OTHERWISE, errors="ignore") for path in (a, b)]
+            pd.testing.assert_frame_equal(*tables)
+        elif name.suffix in (".png", ".jsonl") or name.name == "metrics.json":
             assert a.read_bytes() == b.read_bytes(), name
 
 

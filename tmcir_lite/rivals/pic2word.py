@@ -38,7 +38,7 @@ class Pic2Word(Contrastive):
         if backbone.text_mask(marker).sum() != 2:  # itself and the end
             raise InputError(f"Pic2Word: {MARKER!r} is not one token of this backbone's tokenizer; leave Pic2Word out")
         self._marker = marker[0, 1].item()
-        sentence = backbone.tokenize([f"a photo of {MARKER}"])[0]  # a row: several processes cannot share a slice of one
+        sentence = backbone.tokenize([f"a photo of {MARKER}"])[0]  # a row: processes cannot share a slice
         self.register_buffer("_sentence", sentence, persistent=False)
 
     def query(self, references: Tensor, texts: Tensor) -> Tensor:
