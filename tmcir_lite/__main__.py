@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from tmcir_lite.io.files import ROOT, InputError
 
@@ -55,8 +56,15 @@ def _profile(text: str) -> str:
     return str(_here(text)) if text.endswith((".yaml", ".yml")) else text
 
 
+class _Parser(argparse.ArgumentParser):
+    """Bad options are one line, as all bad input is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}; {self.prog} --help shows what there is\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tmcir_lite", description="TMCIR, lite and at paper scale.")
+    parser = _Parser(prog="python -m tmcir_lite", description="TMCIR, lite and at paper scale.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser("run", help="all six notebooks in order, then a report")
     run.add_argument("--resume", action="store_true", help="go on with a run of this name")

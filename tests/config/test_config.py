@@ -207,28 +207,6 @@ def test_several_problems_are_several_lines(tmp_path):
     assert any(line.startswith("override 'iacma.epochs=none': iacma.epochs: 'none' (str)") for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("name: a\nseed: [1, 2\n", "line 3"),
-        ("name: a\n\tseed: 0\n", "line 2"),
-        ("name: a\nseed: 0\nseed: 1\n", "line 3: not valid YAML: key 'seed' stands twice"),
-        ("", "no `key: value` lines"),
-        ("- a\n- b\n", "no `key: value` lines"),
-    ],
-)
-def test_unreadable_yaml_names_file_and_line(tmp_path, text, words):
-    path = profile(tmp_path, text)
-    assert message(path).startswith(str(path))
-    assert words in message(path)
-
-
-def test_absent_and_binary_files(tmp_path):
-    assert "no such file" in message(tmp_path / "none.yaml")
-    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "not readable as YAML" in message(tmp_path / "mine.yaml")
-
-
 @given(st.floats(min_value=1e-30, max_value=1e30, allow_nan=False))
 def test_the_number_it_says_to_write_is_the_number_meant(number):
     said = message("lite", [f"iacma.lr='{number!r}'"])

@@ -1,6 +1,7 @@
 """What reaches the model is the whole picture, padded as CLIP4Cir pads, or an error that names the file."""
 
 import json
+import struct
 
 import numpy as np
 import open_clip
@@ -267,3 +268,16 @@ def test_what_is_loaded_ahead_comes_in_order_and_no_more_than_one_too_early():
 def test_an_error_of_what_is_loaded_ahead_is_raised():
     with pytest.raises(InputError, match="no such file"):
         list(ahead(load_image, ["none.png"]))
+
+
+@pytest.mark.parametrize("read", [load_image, load_photo])
+def test_a_tiff_of_twelve_bits_is_as_light_as_it_should_be(tmp_path, read):
+    """Written by hand, two values in three bytes, since Pillow cannot; it reads them without scaling."""
+    values = (GREY * 4095).round().astype(int).ravel()
+    packed = b"".join((a << 12 | b).to_bytes(3, "big") for a, b in values.reshape(-1, 2).tolist())
+    tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 16, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+    (tmp_path / "a.tif").write_bytes(head + packed + struct.pack("<H", len(tags)) + entries + bytes(4))
+    picture = np.asarray(read(tmp_path / "a.tif")).astype(int)
+    assert np.abs(picture - np.arange(256).reshape(16, 16, 1)).max() <= 1

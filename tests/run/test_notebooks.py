@@ -159,26 +159,6 @@ def test_results_are_kept_where_the_readme_shows_them(tmp_path, monkeypatch):
     assert (tmp_path / "kept" / "pseudo_targets.png").read_bytes() == b"a figure"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["data", "--set", "seed=2147483648"], "seed: 2147483648"),
-        (["study", "--seeds", "2147483648"], "seed: 2147483648"),
-        (["data", "--set", "garments=null", "--set", "data.root=/absent #1"], "/absent #1"),
-        (["run", "--config", "huge"], "profile 'huge': unknown"),
-        (["data", "--set", "iacma.lr=1e-5"], "write 1.0e-5"),
-        (["iacma", "--set", "iacma.epoch=3"], "did you mean iacma.epochs"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
-    elsewhere = ["--set", f"runs={tmp_path}"]  # a run of the checkout is the user's
-    assert __main__.main([*arguments, *elsewhere]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert len(error.splitlines()) == 1
-
-
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_disk_that_takes_nothing_is_one_line_and_status_2(number, capsys, monkeypatch):
     def fail(cfg):

@@ -186,12 +186,6 @@ def test_a_finished_stage_is_not_taken_for_one_of_another_configuration(cfg, tin
     assert "seed (0 there, 1 now)" in capsys.readouterr().err
 
 
-def test_a_protocol_that_the_layout_lacks_is_found_before_training(tiny, capsys):
-    changes = (*tiny, "name=protocol", "evaluation.protocols=[cirr]")
-    assert main(["iacma", *(option for change in changes for option in ("--set", change))]) == 2
-    assert "evaluation: protocols: cirr: fashioniq has original" in capsys.readouterr().err
-
-
 def test_submit_writes_what_cirrs_server_takes(cfg, tmp_path):
     world = cfg.data.also_evaluate[0].root
     test1 = tmp_path / "cirr"

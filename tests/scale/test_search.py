@@ -182,25 +182,6 @@ def test_the_command_prints_and_draws(cfg, reference, tmp_path, capsys):
     assert Image.open(out).size[0] > 300
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"run": "runs/none"}, "no finished run"),
-        ({"image": "none.jpg"}, "none.jpg: no such file"),
-        ({"text": "  "}, "the text is empty"),
-        ({"gallery": "none"}, "no such folder"),
-        ({"text": "\u200b ?!"}, "the text is empty"),
-        ({"text": "is red \udcff"}, "the text is not valid Unicode"),
-        ({"k": 0}, "top 0: ask for at least 1"),
-        ({"k": -1}, "top -1: ask for at least 1"),
-        ({"text": "is red and " * 30}, r"the text has \d+ tokens, of which this model reads 14; shorten it"),
-    ],
-)
-def test_bad_input_is_named(cfg, reference, changes, words):
-    with pytest.raises(InputError, match=words):
-        search(**{"run": cfg.run_dir, "image": reference, "text": TEXT} | changes)
-
-
 class TestGallery:
     def test_the_nearest_come_first_with_their_cosines(self):
         gallery = torch.tensor([[3.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])

@@ -16,8 +16,8 @@ from tmcir_lite.run import stages
 from tmcir_lite.run.data import known_attributes, prepare_data
 from tmcir_lite.study.effects import changes, judge
 from tmcir_lite.study.known_edits import known_edit
-from tmcir_lite.study.plan import alignment_config, cell_config, load_plan, pictures_config, world_rules
-from tmcir_lite.study.run import _align, _run_cell, chosen_cells, collect, run_study, write_report
+from tmcir_lite.study.plan import alignment_config, cell_config, chosen_cells, load_plan, pictures_config, world_rules
+from tmcir_lite.study.run import _align, _run_cell, collect, run_study, write_report
 from tmcir_lite.study.variants import EndTokenStays, SharpWordsFirst
 
 pytestmark = pytest.mark.slow
@@ -147,7 +147,7 @@ def test_what_needs_drawn_pictures_is_left_out_of_a_study_of_real_ones(capsys):
     assert not {"TMCIR", "sum, pseudo", "editor, guidance 4"} & left
     assert "all wrong (dose)" in capsys.readouterr().out
     assert chosen_cells(plan, [], drawn=True) == plan.cells
-    with pytest.raises(InputError, match=r"cells need: no drift \(drift\)"):
+    with pytest.raises(InputError, match=r"these cells need: no drift \(drift\)"):
         chosen_cells(plan, ["drift"], drawn=False)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from tmcir_lite.io.files import resolve
 
@@ -22,7 +22,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
+
+
+def _without_null(text: str) -> str:
+    if "\0" in text:
+        raise ValueError(f"{text!r} holds a null character, which no path and no name can")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_without_null)]
 Layout = Literal["fashioniq", "cirr"]
 CaptionJoin = Literal["and", "random", "reversed", "first"]
 QueryCaptions = Literal["and", "reversed", "first", "both"]

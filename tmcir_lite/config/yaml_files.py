@@ -25,8 +25,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file.
+def read_yaml(path: Path, like: Path = PROFILES / "lite.yaml") -> dict[str, Any]:
+    """The keys and values of a YAML file; `like` is one to start from.
 
     Raises:
         InputError: it is missing, no YAML, or no `key: value` lines.
@@ -41,5 +41,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: no text, or no such date
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: holds no `key: value` lines; start from {PROFILES / 'lite.yaml'}")
+        raise InputError(f"{path}: holds no `key: value` lines; start from {like}")
     return values

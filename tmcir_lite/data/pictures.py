@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import open_clip
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms import Compose, ToTensor
 from torchvision.transforms.functional import pad
 
@@ -23,7 +23,7 @@ from tmcir_lite.io.files import InputError, taken_for
 
 Reader = Callable[[str | Path], Image.Image]
 Item, Loaded = TypeVar("Item"), TypeVar("Loaded")
-READINGS = 2
+READINGS = 3
 """Counts the changes of what the readers give; a part of the name of whatever is kept of decoded pictures."""
 
 
@@ -76,7 +76,7 @@ def load_image(path: str | Path) -> Image.Image:
     Raises:
         InputError: the file is absent or cannot be decoded to its end.
     """
-    return _decoded(path, lambda image: _eight_bits(image).convert("RGB"))
+    return _decoded(path, lambda image, white: _eight_bits(image, white).convert("RGB"))
 
 
 def load_photo(path: str | Path) -> Image.Image:
@@ -90,11 +90,11 @@ def load_photo(path: str | Path) -> Image.Image:
     return _decoded(path, _as_seen)
 
 
-def _decoded(path: str | Path, finish: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _decoded(path: str | Path, finish: Callable[[Image.Image, int], Image.Image]) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return finish(image)
+            return finish(image, _white(image))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # which errors a broken file raises depends on its format; Pillow gives no closed list
@@ -102,10 +102,10 @@ def _decoded(path: str | Path, finish: Callable[[Image.Image], Image.Image]) -> 
         raise InputError(f"{path}: cannot be decoded as a picture ({reason})") from None
 
 
-def _as_seen(image: Image.Image) -> Image.Image:
+def _as_seen(image: Image.Image, white: int) -> Image.Image:
     with contextlib.suppress(Exception):  # broken metadata of a sound picture: nothing says that it is turned
         image = ImageOps.exif_transpose(image)
-    image = _eight_bits(image)
+    image = _eight_bits(image, white)
     if not image.has_transparency_data:
         return image.convert("RGB")
     seen = Image.new("RGBA", image.size, "white")
@@ -113,17 +113,26 @@ def _as_seen(image: Image.Image) -> Image.Image:
     return seen.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _white(image: Image.Image) -> int:
+    """What white is in a picture of 16 bits: less in a TIFF of 12 bits, whose values Pillow does not scale."""
+    bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]
+    return 2 ** min(bits, 16) - 1
+
+
+def _eight_bits(image: Image.Image, white: int) -> Image.Image:
     """Grey of more than 8 bits as 8 bits, which Pillow would cut off at 255; any other picture as it is.
 
-    White is 65535 in 16 bits. 32-bit and float pictures do not say what white is: the least of 1, 255 and 65535 that no
-    value exceeds; where there is none, or a value below 0, their own range goes from black to white.
+    32-bit and float pictures do not say what white is: the least of 1, 255 and 65535 that no value exceeds; where there
+    is none, or a value below 0, their own range goes from black to white.
+
+    Args:
+        white: of 16 bits.
     """
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image).astype(np.float64)
     finite = values[np.isfinite(values)]
-    low, high = 0.0, 65535.0
+    low, high = 0.0, float(white)
     if image.mode in ("I", "F") and finite.size:
         low, high = finite.min(), finite.max()
         if low >= 0:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows, where what a kill leaves stays
+    fcntl = None
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds `notebooks/` and `data/`; relative paths in a configuration start here."""
@@ -30,7 +36,8 @@ def resolve(path: str | Path) -> Path:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, else deletes it.
 
-    The temporary name keeps the suffix, so that writers that go by it (pictures, safetensors) work.
+    The temporary name keeps the suffix, so that writers that go by it (pictures, safetensors) work. What a killed
+    process left under such a name goes when the next one begins to write into the folder.
 
     Raises:
         InputError: nothing can be written there, or the disk is full.
@@ -38,9 +45,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
-        os.close(handle)
-    temporary = Path(name)
+        _sweep(path.parent.absolute())
+        temporary, lock = _temporary(path)
     try:
         try:
             yield temporary
@@ -53,6 +59,34 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+_UNFINISHED = ".unfinished-"
+
+
+def _temporary(path: Path) -> tuple[Path, int | None]:
+    """A new file beside `path`, and the handle whose lock says, as long as this process lives, that it is in use."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.stem[:40]}-", suffix=path.suffix)
+        if fcntl is None:
+            os.close(handle)
+            return Path(name), None
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        if os.path.exists(name):
+            return Path(name), handle
+        os.close(handle)  # swept away before it had its lock
+
+
+@functools.cache
+def _sweep(folder: Path) -> None:
+    """Removes what no living process is writing; once a process and folder, which may hold many files."""
+    for path in folder.glob(f"{_UNFINISHED}*") if fcntl else ():
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def full_disk(error: Exception, path: Path) -> str | None:
@@ -173,7 +207,7 @@ def taken_for(path: str | Path) -> str | None:
     line, *more = start.splitlines()
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return "it is JSON Lines, one value a line: make one JSON list of them" if any(more) else "it is JSON"
 
@@ -199,7 +233,10 @@ def check_hashes(folder: Path) -> None:
     folder = Path(folder)
     if not (folder / HASHES).is_file():
         return
-    for name, digest in read_json(folder / HASHES).items():
+    listed = read_json(folder / HASHES)
+    if not isinstance(listed, dict):
+        raise InputError(f"{folder / HASHES}: not an object of names and digests; restore it (git checkout)")
+    for name, digest in listed.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path}: missing, though {HASHES} lists it; restore it (git checkout) or retrain it")

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tmcir_lite.io.files import InputError, atomic, read_json, write_json
+from tmcir_lite.io.tables import read_table
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -40,7 +41,7 @@ class Checkpoint:
         """The history so far (empty at a fresh start), with model and optimizer set to its end."""
         if not self._state.is_file():
             return []
-        state = read_json(self._state)
+        state = _read_state(self._state)
         if state["settings"] != self._settings:
             there = state["settings"]
             changed = [f"{key}: {there.get(key)} there, {value} now"
@@ -50,7 +51,7 @@ class Checkpoint:
         saved = self._file("model", state["epoch"])
         load_weights(self._model, saved if saved.is_file() else self._last)  # renamed by `finish`
         if 0 < state["epoch"] < self._settings["epochs"]:  # a finished training keeps no optimizer
-            _set_optimizer(self._optimizer, load_file(self._file("optimizer", state["epoch"])))
+            _load_optimizer(self._optimizer, self._file("optimizer", state["epoch"]))
         return state["history"]
 
     def save(self, history: list[dict], score: str) -> None:
@@ -65,17 +66,22 @@ class Checkpoint:
         with atomic(self._folder / "history.csv") as path:
             pd.DataFrame(history).to_csv(path, index=False)
         write_json(self._state, {"epoch": epoch, "settings": self._settings, "history": history})
-        for kind in ("model", "optimizer"):
-            self._file(kind, epoch - 1).unlink(missing_ok=True)
+        self._drop_all_but(epoch)
 
     def finish(self) -> None:
         """Keeps the last weights and drops what only resuming needs."""
-        epoch = read_json(self._state)["epoch"]
+        epoch = _read_state(self._state)["epoch"]
         if not self._last.is_file():
             self._file("model", epoch).replace(self._last)
-        self._file("optimizer", epoch).unlink(missing_ok=True)
+        self._drop_all_but(None)
 
-    def _file(self, kind: str, epoch: int) -> Path:
+    def _drop_all_but(self, epoch: int | None) -> None:
+        """Of the weights beside the state; a kill may have left those of any epoch."""
+        for path in self._state.parent.glob("*.safetensors"):
+            if path not in (self._file("model", epoch), self._file("optimizer", epoch)):
+                path.unlink()
+
+    def _file(self, kind: str, epoch: int | None) -> Path:
         return self._state.with_name(f"{kind}-{epoch}.safetensors")
 
 
@@ -94,12 +100,33 @@ def _optimizer_tensors(optimizer) -> dict[str, torch.Tensor]:
     return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
 
 
-def _set_optimizer(optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def _load_optimizer(optimizer, path: Path) -> None:
     state = optimizer.state_dict()
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state["state"].setdefault(int(index), {})[name] = value
+    try:
+        for key, value in load_file(path).items():
+            index, name = key.split(".", 1)
+            state["state"].setdefault(int(index), {})[name] = value
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {_ANEW}") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error}); {_ANEW}") from None
+    weights = {index: weight for group, kept in zip(optimizer.param_groups, state["param_groups"], strict=True)
+               for index, weight in zip(kept["params"], group["params"], strict=True)}  # fmt: skip
+    for index, weight in weights.items():
+        moments = state["state"].get(index, {"exp_avg": weight})  # a weight that got no gradient has none
+        if "exp_avg" not in moments or moments["exp_avg"].shape != weight.shape or len(moments) not in (1, 3):
+            raise InputError(f"{path}: of another training; {_ANEW}")
     optimizer.load_state_dict(state)
+
+
+_ANEW = "remove the folder of this training and run its stage again"
+
+
+def _read_state(path: Path) -> dict:
+    state = read_json(path)
+    if not isinstance(state, dict) or not {"epoch", "settings", "history"} <= state.keys():
+        raise InputError(f"{path}: not the state of a training; {_ANEW}")
+    return state
 
 
 def read_history(folder: Path) -> pd.DataFrame:
@@ -107,7 +134,7 @@ def read_history(folder: Path) -> pd.DataFrame:
     path = Path(folder) / "history.csv"
     if not path.is_file():
         raise InputError(f"{path}: no history; run the stage that writes it first")
-    return pd.read_csv(path)
+    return read_table(path, ["epoch"])
 
 
 def chosen_epoch(history: pd.DataFrame, score: str) -> int:
@@ -130,4 +157,4 @@ def chosen_epoch(history: pd.DataFrame, score: str) -> int:
 def is_complete(folder: Path, epochs: int) -> bool:
     """True if the training in `folder` has run all its epochs."""
     state = Path(folder) / "checkpoint" / "state.json"
-    return state.is_file() and read_json(state)["epoch"] >= epochs
+    return state.is_file() and _read_state(state)["epoch"] >= epochs

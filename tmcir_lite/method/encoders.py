@@ -1,5 +1,7 @@
 """Both encoders of an open_clip model, as pooled features and token features in one shared space."""
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ from torchvision.transforms import Compose
 from torchvision.transforms.functional import to_pil_image
 
 from tmcir_lite.data.pictures import Reader, load_image, pixels, preprocess
-from tmcir_lite.io.files import write_json
+from tmcir_lite.io.files import atomic, write_json
 from tmcir_lite.method.checkpoint import save_weights
 
 
@@ -163,5 +165,9 @@ class Backbone(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.clip, folder / WEIGHTS_FILE)
         if hasattr(self.tokenizer, "save_pretrained"):
-            self.tokenizer.save_pretrained(folder)
+            with tempfile.TemporaryDirectory() as written:  # by a library that would leave half a file when killed
+                self.tokenizer.save_pretrained(written)
+                for path in Path(written).iterdir():
+                    with atomic(folder / path.name) as temporary:
+                        shutil.copyfile(path, temporary)
         write_json(folder / CONFIG_FILE, self.config)

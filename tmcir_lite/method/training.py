@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -96,19 +96,20 @@ def fit(
         model.train()
         loader = _dealt_out(accelerator, batches(epoch), title)
         bar = tqdm(loader, desc=f"{title} {epoch}/{schedule.epochs}", disable=not watched())
-        for index, batch in enumerate(bar, (epoch - 1) * len(loader)):
-            _set_rates(optimizer, schedule.factor(index, schedule.epochs * len(loader)))
-            if chunk is None or chunk >= len(next(iter(batch.values()))):
-                output = wrapped(**batch)
-                value = output if loss is None else loss(*output)
-                accelerator.backward(value)
-            else:
-                value = cached_backward(accelerator, wrapped, batch, chunk, loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            getattr(model, "after_step", lambda: None)()
-            optimizer.zero_grad()
-            total += value.item()
+        with _reading(title):
+            for index, batch in enumerate(bar, (epoch - 1) * len(loader)):
+                _set_rates(optimizer, schedule.factor(index, schedule.epochs * len(loader)))
+                if chunk is None or chunk >= len(next(iter(batch.values()))):
+                    output = wrapped(**batch)
+                    value = output if loss is None else loss(*output)
+                    accelerator.backward(value)
+                else:
+                    value = cached_backward(accelerator, wrapped, batch, chunk, loss)
+                accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                getattr(model, "after_step", lambda: None)()
+                optimizer.zero_grad()
+                total += value.item()
         if not math.isfinite(total):
             raise InputError(
                 f"{title}: the loss is not finite in epoch {epoch}; lower the learning rate ({schedule.lr})"
@@ -125,6 +126,23 @@ def fit(
         checkpoint.finish()
     accelerator.wait_for_everyone()
     return pd.DataFrame(history)
+
+
+@contextmanager
+def _reading(title: str) -> Iterator[None]:
+    """Makes one line of what goes wrong in a process that reads ahead; PyTorch raises it here, with its stack."""
+    try:
+        yield
+    except InputError as error:
+        *stack, last = str(error).strip().splitlines()
+        if not any("Traceback" in line for line in stack):
+            raise
+        raise InputError(last.partition("InputError: ")[2]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(f"{title}: a process that reads pictures was killed: most likely memory ran out; lower "
+                         "data.workers or this stage's batch, and run the same command again") from None  # fmt: skip
 
 
 def _dealt_out(accelerator: Accelerator, loader: DataLoader, title: str) -> DataLoader:

@@ -3,6 +3,7 @@
 What is drawn is kept in one folder with a manifest; an interrupted generation goes on and ends with the same files.
 """
 
+import contextlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -159,12 +160,14 @@ def _record(job: Job, shared: dict[str, Any]) -> dict[str, Any]:
 
 
 def _join_manifests(folder: Path, batches: list[Sequence[Job]], shared: dict[str, Any], write: bool) -> dict[str, dict]:
-    """Job id -> record, of the batches that are whole; what a kill left of others is dropped.
+    """Job id -> record, of the batches that are whole; what a kill or a hand left of others is dropped.
 
     With `write` the manifests of single processes are joined to one, in the order of the jobs.
     """
     parts = sorted(folder.glob("manifest-*.jsonl"))
     found = {record["id"]: record for path in (folder / MANIFEST, *parts) for record in _read(path)}
+    there = {path.stem for path in folder.glob("*.png")}
+    found = {name: record for name, record in found.items() if name in there or "sha256" not in record}
     for job in (job for batch in batches for job in batch if job.id in found):
         expected, record = _record(job, shared), found[job.id]
         changed = [
@@ -185,9 +188,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # the line that was being written when the generation was killed
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):  # the line that was being written when the generation was killed
+            record = json.loads(line)
+            if isinstance(record, dict) and "id" in record:
+                records.append(record)
     return records

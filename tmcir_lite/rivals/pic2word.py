@@ -38,7 +38,8 @@ class Pic2Word(Contrastive):
         if backbone.text_mask(marker).sum() != 2:  # itself and the end
             raise InputError(f"Pic2Word: {MARKER!r} is not one token of this backbone's tokenizer; leave Pic2Word out")
         self._marker = marker[0, 1].item()
-        self.register_buffer("_sentence", backbone.tokenize([f"a photo of {MARKER}"]), persistent=False)
+        sentence = backbone.tokenize([f"a photo of {MARKER}"])[0]  # a row: processes cannot share a slice
+        self.register_buffer("_sentence", sentence, persistent=False)
 
     def query(self, references: Tensor, texts: Tensor) -> Tensor:
         """references: B 3 H W; texts: B M token ids of filled-in templates; returns query features, B D."""

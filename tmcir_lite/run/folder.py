@@ -65,6 +65,8 @@ def _check_inputs(cfg: Config) -> set[str]:
     for key, place in models.items():
         found[key] = _mark(resolve(place), "**/*.safetensors") if place else None
     kept = read_json(path) if path.is_file() else {}
+    if not isinstance(kept, dict):
+        raise InputError(f"{path}: not what this run wrote; remove it if datasets and models are what they were")
     for key, mark in found.items():
         if mark and kept.get(key, mark) != mark:
             raise InputError(f"{cfg.run_dir}: {key} now holds something else than when this run was started; "
@@ -77,8 +79,8 @@ def _check_inputs(cfg: Config) -> set[str]:
 
 def _mark(place: Path, *patterns: str) -> str | None:
     """A digest of the files' names, sizes, and first and last MiB; None where there are none."""
-    files = [place] if place.is_file() else sorted({path for pattern in patterns for path in place.glob(pattern)})
-    digest = hashlib.sha256()
+    there = [place] if place.is_file() else sorted({path for pattern in patterns for path in place.glob(pattern)})
+    files, digest = [path for path in there if path.is_file()], hashlib.sha256()
     for path in files:
         with open(path, "rb") as file:
             size, first = path.stat().st_size, file.read(1 << 20)

@@ -17,6 +17,7 @@ from tmcir_lite.evaluation.features import encode_captions, encode_images, encod
 from tmcir_lite.evaluation.protocols import evaluate_split
 from tmcir_lite.evaluation.results import beside_published, headline
 from tmcir_lite.io.files import InputError, atomic, write_text
+from tmcir_lite.io.tables import read_table
 from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.method.losses import Contrastive
@@ -60,7 +61,7 @@ def evaluate(cfg: Config, fusions: Mapping[str, Fusion] | None = None) -> pd.Dat
     if untrained:
         raise InputError(f"fusions: {untrained[0]!r}: not trained; stages.train_fusion does it")
     path = cfg.run_dir / "evaluation" / "results.csv"
-    there = [pd.read_csv(path, dtype={"commit": str})] if path.is_file() else []
+    there = [read_table(path, ["method", "layout", "protocol"])] if path.is_file() else []
     before = set(there[0]["method"]) if there else set()
     left = {name: fusion for name, fusion in (fusions or {}).items() if name not in before}
     if there and not left:
@@ -75,11 +76,11 @@ def evaluate(cfg: Config, fusions: Mapping[str, Fusion] | None = None) -> pd.Dat
     measured = pd.concat(tables, ignore_index=True)
     measured = measured.assign(seed=cfg.seed, device=facts["device"], commit=facts["commit"], dirty=facts["dirty"])
     results = pd.concat([*there, measured], ignore_index=True)
-    with atomic(path) as temporary:
-        results.to_csv(temporary, index=False)
     write_text(path.with_name("results.md"), summary(cfg, results))
     if not cfg.drawn:  # a drawn dataset has no published numbers
         write_text(path.with_name("published.md"), beside_published(results, cfg.data.layout))
+    with atomic(path) as temporary:  # last, since it says that all is measured
+        results.to_csv(temporary, index=False)
     return results
 
 

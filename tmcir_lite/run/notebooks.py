@@ -18,6 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from tmcir_lite.config import as_overrides, load_config
 from tmcir_lite.io.files import ROOT, InputError, atomic, read_json, write_text
+from tmcir_lite.io.hub import one_line
 from tmcir_lite.run.folder import start_run
 
 FOLDER = ROOT / "notebooks"
@@ -89,7 +90,7 @@ def refresh(folder: Path = FOLDER, names: Sequence[str] = NOTEBOOKS) -> None:
 
 
 def keep_results(run_dir: Path, folder: Path = FOLDER, out: Path = ROOT / "data" / "results") -> None:
-    """Copies the run's result table, its times and the figure of notebook 2 tagged `readme` to where the README shows them.
+    """Copies the run's result table and times, and notebook 2's figure tagged `readme`, to where the README shows them.
 
     Times are those of `run`; a run made in another way has none, and those that are there stay.
     """
@@ -107,13 +108,16 @@ def check_parameters(folder: Path, names: Sequence[str] = NOTEBOOKS) -> None:
     """Makes sure that notebooks are there and take the driver's parameters, before the first one runs.
 
     Raises:
-        InputError: a notebook is absent or its `parameters` cell has other names.
+        InputError: a notebook is absent, no notebook, or its `parameters` cell has other names.
     """
     for name in names:
         path = Path(folder) / f"{name}.ipynb"
         if not path.is_file():
             raise InputError(f"{path}: no such notebook")
-        found = set(papermill.inspect_notebook(path))
+        try:
+            found = set(papermill.inspect_notebook(path))
+        except Exception as error:  # nbformat's, JSON's, or of whatever its validation stumbles over
+            raise InputError(f"{path}: not readable as a notebook ({one_line(error)}); restore it") from None
         if found != PARAMETERS:
             raise InputError(f"{path}: its parameters are {sorted(found)}, the driver gives {sorted(PARAMETERS)}")
 

@@ -133,10 +133,8 @@ def train_fusion(
     if is_done(cfg, name, settings):
         return read_history(cfg.run_dir / name)
     data = data or prepare_data(cfg)
-    torch.manual_seed(cfg.seed)  # to load encoders draws numbers as well, and with these the Combiner was measured
     backbone = encoders() if encoders else _unlocked(cfg)
-    if encoders is None:
-        torch.manual_seed(cfg.seed)
+    torch.manual_seed(cfg.seed)  # now, since to load encoders draws numbers too, and to remember them draws none
     model = Composed(backbone, fusion(backbone), **_temperature(settings, backbone))
     columns = {
         "references": [data.train.images[triplet.reference_name] for triplet in data.kept],
@@ -182,8 +180,8 @@ def train_pic2word(cfg: Config, data: Data | None = None) -> pd.DataFrame:
     if is_done(cfg, "pic2word", cfg.pic2word):
         return read_history(cfg.run_dir / "pic2word")
     data = data or prepare_data(cfg)
-    torch.manual_seed(cfg.seed)
     backbone = load_cached(cfg)
+    torch.manual_seed(cfg.seed)  # as in `train_fusion`
     model = Pic2Word(backbone, backbone.logit_scale.item() if cfg.pic2word.temperature == "learned" else None)
     shown = {n: triplet for triplet in data.kept for n in (triplet.reference_name, triplet.target_name)}
     columns = {"images": [data.train.images[name] for name in shown]}

@@ -63,9 +63,12 @@ def rehearse(cfg: Config) -> tuple[str, Path]:
         A report, and the path of a profile like `cfg` with the batches that were found to fit.
 
     Raises:
-        InputError: too little disk, an unknown architecture, or one pair that does not fit into memory.
+        InputError: a run has this name, too little disk, an unknown architecture, or one pair that does not fit into
+            memory.
     """
     device, folder = pick_device(cfg.device), cfg.run_dir.with_name(f"{cfg.name}-rehearsal")
+    if (folder / "config.yaml").exists():
+        raise InputError(f"{folder}: is a run of its own, and a rehearsal would take its place; choose another name=")
     shutil.rmtree(folder, ignore_errors=True)
     triplets, gallery, source = count_data(cfg)
     small = with_stand_ins(cfg, folder, device)

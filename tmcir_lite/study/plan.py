@@ -1,13 +1,14 @@
 """The study's plan: which cells are run and which claims they test; see `plan.yaml`."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
-from tmcir_lite.config import Config, EvaluationSet, GarmentsSettings, Layout, Section, load_config
+from tmcir_lite.config import Config, EvaluationSet, GarmentsSettings, Layout, Section, load_config, read_yaml
+from tmcir_lite.data.garments import World
 from tmcir_lite.io.files import InputError, resolve
 from tmcir_lite.study.known_edits import Spoil
 from tmcir_lite.study.variants import FUSIONS
@@ -106,10 +107,10 @@ def load_plan(path: Path = PLAN) -> Plan:
     """Reads and checks a plan.
 
     Raises:
-        InputError: it is not as `Plan` says, or names a cell or an alignment that it does not have.
+        InputError: it is not as `Plan` says, or names a cell, an alignment or a rule of the world that there is not.
     """
     try:
-        plan = Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        plan = Plan.model_validate(read_yaml(path, like=PLAN))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise InputError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
@@ -119,9 +120,35 @@ def load_plan(path: Path = PLAN) -> Plan:
     unknown = [cell.aligned for cell in plan.cells if cell.aligned not in plan.alignments]
     unknown += [name for name in used if name not in names]
     unknown += [cell.fusion for cell in plan.cells if cell.fusion not in FUSIONS]
+    rules = {field.name for field in fields(World)}
+    worlds = [one.world for one in (*plan.alignments.values(), *plan.cells) if one.world]
+    unknown += [name for world in worlds for name in world if name not in rules]
     if unknown or len(set(names)) < len(names):
         raise InputError(f"{path}: {(unknown or [max(names, key=names.count)])[0]!r} is unknown or stands twice")
     return plan
+
+
+def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:
+    """The cells of some parts, or of all (no `parts`): then those are left out, and named, that cannot be run.
+
+    Args:
+        drawn: whether the garment world draws the pictures, so that perfect edits and worlds that drift otherwise can
+            be had.
+
+    Raises:
+        InputError: an unknown part, or one with a cell that cannot be run.
+    """
+    unknown = set(parts) - set(plan.parts())
+    if unknown:
+        raise InputError(f"study: no part {min(unknown)!r}; there are {', '.join(plan.parts())}")
+    cells = [cell for cell in plan.cells if not parts or cell.part in parts]
+    impossible = [cell for cell in cells if not drawn and (cell.world or plan.alignments[cell.aligned].drawn)]
+    if impossible:
+        names = ", ".join(f"{cell.name} ({cell.part})" for cell in impossible)
+        if parts:
+            raise InputError(f"study: only the garment world can draw what these cells need: {names}")
+        print(f"study: left out, since only the garment world can draw what they need: {names}", flush=True)
+    return [cell for cell in cells if cell not in impossible]
 
 
 def cell_config(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], seed: int) -> Config:

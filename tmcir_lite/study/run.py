@@ -17,6 +17,7 @@ from tmcir_lite.data.datasets import Split
 from tmcir_lite.evaluation.intent import intent
 from tmcir_lite.evaluation.protocols import answers, evaluate_split
 from tmcir_lite.io.files import InputError, atomic, read_json, resolve, write_text
+from tmcir_lite.io.tables import read_table
 from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.checkpoint import read_history
 from tmcir_lite.method.encoders import Backbone
@@ -37,6 +38,7 @@ from tmcir_lite.study.plan import (
     Plan,
     alignment_config,
     cell_config,
+    chosen_cells,
     finished_runs,
     load_plan,
     pictures_config,
@@ -69,8 +71,10 @@ def run_study(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"study: --out {out}: no folder to write to ({error.strerror}); name another") from None
-    wanted = chosen_cells(plan, parts, drawn=cfg.drawn)
-    _check_same_data(out / "study.csv", _data_name(cfg))
+    wanted = chosen_cells(plan, parts, drawn=cfg.garments is not None)
+    _check_tables(out, _data_name(cfg))
+    for cell in wanted:  # a bad one is found before the first is run
+        cell_config(plan, cell, profile, overrides, seeds[0])
     for seed in seeds:
         for name in plan.alignments:  # cells of one alignment in a row: they share its pictures' features
             for cell in (cell for cell in wanted if cell.aligned == name):
@@ -79,36 +83,18 @@ def run_study(
         write_report(out, plan_file)
 
 
-def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:
-    """The cells of some parts, or of all (no `parts`): then those are left out, and named, that cannot be run.
-
-    Args:
-        drawn: whether the pictures are drawn, so that perfect edits and worlds that drift otherwise can be had.
-
-    Raises:
-        InputError: an unknown part, or one with a cell that cannot be run.
-    """
-    unknown = set(parts) - set(plan.parts())
-    if unknown:
-        raise InputError(f"study: no part {min(unknown)!r}; there are {', '.join(plan.parts())}")
-    cells = [cell for cell in plan.cells if not parts or cell.part in parts]
-    impossible = [cell for cell in cells if not drawn and (cell.world or plan.alignments[cell.aligned].drawn)]
-    if impossible:
-        names = ", ".join(f"{cell.name} ({cell.part})" for cell in impossible)
-        if parts:
-            raise InputError(f"study: what real pictures show is not known, as these cells need: {names}")
-        print(f"study: left out, since what real pictures show is not known: {names}", flush=True)
-    return [cell for cell in cells if cell not in impossible]
-
-
 def _data_name(cfg: Config) -> str:
     if cfg.scenes is not None:
         return "world of scenes"
     return "garment world" if cfg.garments is not None else resolve(cfg.data.root).name
 
 
-def _check_same_data(table: Path, name: str) -> None:
-    there = set(pd.read_csv(table, usecols=["data"])["data"]) - {name} if table.is_file() else ()
+def _check_tables(out: Path, name: str) -> None:
+    """Makes sure, before the work, that its rows can be added to the tables that are there."""
+    table, outcomes = out / "study.csv", out / "outcomes.csv.gz"
+    if outcomes.is_file():
+        read_table(outcomes, ["cell", "seed", "layout", "rank"], rows=1)
+    there = set(read_table(table, ["cell", "seed", "data"])["data"]) - {name} if table.is_file() else ()
     if there:
         raise InputError(f"{table}: is of {min(there)}, not of {name}; give the study another folder with --out")
 
@@ -124,7 +110,7 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
     dataset = _data_name(cfg)
     for cell in plan.cells:
         for path in finished_runs(cfg, cell):
-            row = pd.read_csv(path, dtype={"commit": str})
+            row = read_table(path, ["seed"])
             rows.append(row.assign(data=dataset))
             if path.with_name("outcomes.csv").is_file():
                 each = pd.read_csv(path.with_name("outcomes.csv"))
@@ -148,7 +134,7 @@ def _added(new: list[pd.DataFrame], path: Path) -> pd.DataFrame:
     """The new rows, and of those in the file the ones of other cells and seeds."""
     joined = pd.concat([pd.DataFrame(columns=["cell", "seed"]), *new], ignore_index=True)
     if path.is_file():
-        there = pd.read_csv(path, dtype={"commit": str})
+        there = read_table(path, ["cell", "seed"])
         keys = set(zip(joined["cell"], joined["seed"], strict=True))
         kept = [key not in keys for key in zip(there["cell"], there["seed"], strict=True)]
         joined = pd.concat([there[kept], joined], ignore_index=True)

@@ -18,6 +18,8 @@ IMG_SET = 6  # CIRR: near-duplicates that form one img_set
 def build_folder(world: Any, root: Path, write: Callable[[Path], dict[Path, Any]], what: str, key: str) -> None:
     """Makes a world's folder, or does nothing if it is there already; an unfinished one is made anew.
 
+    A folder that holds anything else is a user's, and stays as it is.
+
     Args:
         world: its parameters, a dataclass, kept in `world.json`.
         write: writes all but the pictures below the folder it is given; returns the file of each picture.
@@ -25,7 +27,7 @@ def build_folder(world: Any, root: Path, write: Callable[[Path], dict[Path, Any]
         key: where the user says which folder it is.
 
     Raises:
-        InputError: the folder holds a world with other parameters.
+        InputError: the folder holds a world with other parameters, or something else.
     """
     root, mark = Path(root), Path(root) / "world.json"
     if mark.is_file():
@@ -34,11 +36,14 @@ def build_folder(world: Any, root: Path, write: Callable[[Path], dict[Path, Any]
             raise InputError(f"{root} holds {what} made with other parameters (see {mark}): "
                              f"remove the folder or give another {key}")  # fmt: skip
         return
+    if root.exists() and not (root.is_dir() and next(root.iterdir(), None) is None):
+        raise InputError(f"{root} is there and not {what}: give {key} a folder that is empty or not there yet")
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     draw_all(write(partial))
     write_json(partial / "world.json", dataclasses.asdict(world))
-    shutil.rmtree(root, ignore_errors=True)
+    if root.is_dir():
+        root.rmdir()
     partial.rename(root)
 
 

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from tmcir_lite.data.drawn.folders import IMG_SET, append_lines, build_folder, cirr_record, member_names
 from tmcir_lite.data.garments.attributes import (
+    ATTRIBUTES,
     TYPES,
     Garment,
     Nuisance,
     background_of,
     contradict,
     drift_nuisance,
+    other_values,
     sample_change,
     sample_garment,
     sample_nuisance,
@@ -169,7 +171,18 @@ def _val_triplets(world, rng, category, count):
         if near not in seen:
             seen.add(near)
             distractors.append(Picture(near, sample_nuisance(rng)))
+        elif seen >= _one_off(triplets[len(distractors) % count][1].garment):
+            raise InputError(f"garments.gallery is {world.gallery}, but around the targets of {category}'s {count} val "
+                             f"queries there are not so many garments: give at most {2 * count + len(distractors)}, or "
+                             "more garments.val")  # fmt: skip
     return triplets, distractors
+
+
+def _one_off(garment: Garment) -> set[Garment]:
+    """What `sample_change` can make of a garment by one change."""
+    changed = (dataclasses.replace(garment, **{name: value}) for name in ATTRIBUTES for value in
+               other_values(garment, name))  # fmt: skip
+    return {other for other in changed if other.pretraining == garment.pretraining}
 
 
 def _cirr(world: World, rng: random.Random, root: Path) -> dict[Path, Picture]:
