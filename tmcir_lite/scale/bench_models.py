@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -136,16 +137,17 @@ def _random(architecture: str, cfg: Config) -> Backbone:
 def _fusing(
     backbone: Backbone, name: str, paths: list[Path], texts: list[str], goal: float | None = None
 ) -> Iterator[Comparison]:
-    """ATF's forward and backward pass, the gradient of both encoders' outputs too, against the encoders' own."""
+    """ATF's forward and backward pass, the gradient of the trained encoders' outputs too, against the encoders' own."""
     device = backbone.logit_scale.device
     pixels, ids = backbone.load(paths).to(device), backbone.tokenize(texts[: len(paths)]).to(device)
     fusion = _fusion(backbone, 0.5).to(device)
     with torch.no_grad():
         image, text = backbone.image(pixels), backbone.text(ids)
-    inputs = ImageFeatures(*map(_leaf, image)), TextFeatures(_leaf(text.pooled), _leaf(text.tokens), text.mask)
+    words = TextFeatures(_leaf(text.pooled), _leaf(text.tokens), text.mask)
+    trained = ImageFeatures(*map(_leaf, image))
 
-    def fuse() -> None:
-        fusion(*inputs).sum().backward()
+    def fuse(image: ImageFeatures) -> None:
+        fusion(image, words).sum().backward()
 
     def encode_text() -> None:
         out = backbone.text(ids)
@@ -157,9 +159,13 @@ def _fusing(
         encode_text()
 
     note = "references and targets are encoded"
-    yield Comparison(f"ATF, {name}, forward and backward", "both encoders'", fuse, encode_both, goal, note=note)
+    yield Comparison(
+        f"ATF, {name}, forward and backward", "both encoders'", partial(fuse, trained), encode_both, goal, note=note
+    )
     note = "the fusion takes the patches beside the words"
-    yield Comparison(f"ATF, {name}, forward and backward", "the text encoder's alone", fuse, encode_text, note=note)
+    yield Comparison(
+        f"ATF, {name}, forward and backward", "the text encoder's alone", partial(fuse, image), encode_text, note=note
+    )
 
 
 def _leaf(tensor: Tensor) -> Tensor:
