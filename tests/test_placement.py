@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tmcir_lite.data.datasets import Split
 from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.evaluation import features
 from tmcir_lite.evaluation.features import encode_images, encode_queries, encode_texts
 from tmcir_lite.method import atf
 from tmcir_lite.method.atf import ATF
@@ -37,6 +38,7 @@ def backbone(clip_folder):
 def gpu(monkeypatch):
     """A machine with a GPU whose tensors have no numbers; pictures are read as on any, onto the CPU."""
     monkeypatch.setattr(Backbone, "load", lambda self, paths, *_: torch.zeros(len(paths), 3, 64, 64))
+    monkeypatch.setattr(features, "ahead", map)  # a thread would know of no such GPU
     # How long a text is, and how many tokens are left, are numbers.
     monkeypatch.setattr(Backbone, "tokenize", lambda self, texts: self.tokenizer(list(texts)))
     monkeypatch.setattr(atf, "pack", lambda tokens, weight: (tokens, weight))
