@@ -116,7 +116,8 @@ class GroundingReader(nn.Module):
         """Sum of the cross-entropies of the text and, for each place, of both; see `editor.Editing`."""
         said, seen, will_be = labels.split([len(_SAID), len(PLACES) * len(_SEEN), len(PLACES) * len(_LOOK)], dim=1)
         down, mid, places = _at_places(down), _at_places(mid), torch.arange(len(PLACES), device=labels.device)
-        return _mean_error(self.said(hidden.mean(1)), said, _SAID) + len(PLACES) * (
+        # A mean over all that may be said would leave the words for places unlearned: most texts have none.
+        return len(_SAID) * _mean_error(self.said(hidden.mean(1)), said, _SAID) + len(PLACES) * (
             _mean_error(self.seen(down), seen.reshape(-1, len(_SEEN)), _SEEN)
             + _mean_error(self.will_be(mid), will_be.reshape(-1, len(_LOOK)), _LOOK)
             + cross_entropy(self.where(down), places.repeat(len(labels)))
