@@ -25,7 +25,7 @@ from tmcir_lite.pretrain.worlds.example import IGNORED, EditExample
 PROFILE = "scenes"
 DATA = "world of scenes, pretraining half (`Scene.pretraining`), seven kinds of edit, drawn on the fly"
 CONTEXT = 32
-CHANNELS = (32, 96)
+CHANNELS = (32, 80)
 AUTOENCODER = "data/models/editor/vae"  # of garments; its cards tell what it leaves of scenes
 
 _LOOK = [1 + len(values) for values in LOOKS.values()]  # 0: nothing is said, or nothing is there
