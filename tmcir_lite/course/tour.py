@@ -110,7 +110,7 @@ class Tour:
         """What TMCIR merges in each query, and the query's words."""
         there = replace(self.split, images=dict(images))
         words = [self.model.backbone.words(text) for text in joined(triplets, self.cfg.data.val_captions)]
-        return tokens.fuse_queries(self.cfg, self.model, triplets, there).match, words
+        return tokens.match_queries(self.cfg, self.model, triplets, there), words
 
     def merged_words(self) -> pd.DataFrame:
         """Words as rows, the most frequent first; how often each stands in the tour's queries, and merges."""
