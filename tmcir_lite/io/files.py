@@ -37,7 +37,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path near `path`; renames it to `path` if the block succeeds, else deletes it.
 
     It keeps the suffix, so that writers that go by it (pictures, safetensors) work, and lies in a folder of its own,
-    since some leave files beside it when they are killed. What a killed process left goes when the next begins to write.
+    since some leave files beside it when they are killed. What a killed one left goes when the next begins to write.
 
     Raises:
         InputError: nothing can be written there, or the disk is full.
