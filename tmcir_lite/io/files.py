@@ -34,10 +34,10 @@ def resolve(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, else deletes it.
+    """Yields a temporary path near `path`; renames it to `path` if the block succeeds, else deletes it.
 
-    The temporary name keeps the suffix, so that writers that go by it (pictures, safetensors) work. What a killed
-    process left under such a name goes when the next one begins to write into the folder.
+    It keeps the suffix, so that writers that go by it (pictures, safetensors) work, and lies in a folder of its own,
+    since some leave files beside it when they are killed. What a killed one left goes when the next begins to write.
 
     Raises:
         InputError: nothing can be written there, or the disk is full.
@@ -46,7 +46,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent.absolute())
-        temporary, lock = _temporary(path)
+        folder, lock = _own_folder(path.parent)
+    temporary = folder / f"{path.stem[:40]}{path.suffix}"
     try:
         try:
             yield temporary
@@ -58,7 +59,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.chmod(0o644)
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 
@@ -66,27 +67,32 @@ def atomic(path: str | Path) -> Iterator[Path]:
 _UNFINISHED = ".unfinished-"
 
 
-def _temporary(path: Path) -> tuple[Path, int | None]:
-    """A new file beside `path`, and the handle whose lock says, as long as this process lives, that it is in use."""
+def _own_folder(parent: Path) -> tuple[Path, int | None]:
+    """A new folder, and the handle whose lock says, as long as this process lives, that it is in use."""
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.stem[:40]}-", suffix=path.suffix)
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=_UNFINISHED))
         if fcntl is None:
+            return folder, None
+        with contextlib.suppress(FileNotFoundError):  # swept away before it had its lock
+            handle = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            if folder.exists():
+                return folder, handle
             os.close(handle)
-            return Path(name), None
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_SH)
-        if os.path.exists(name):
-            return Path(name), handle
-        os.close(handle)  # swept away before it had its lock
 
 
 @functools.cache
-def _sweep(folder: Path) -> None:
-    """Removes what no living process is writing; once a process and folder, which may hold many files."""
-    for path in folder.glob(f"{_UNFINISHED}*") if fcntl else ():
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+def _sweep(parent: Path) -> None:
+    """Removes the folders of no living process; once a process and parent, which may hold many files."""
+    for folder in parent.glob(f"{_UNFINISHED}*") if fcntl else ():
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(handle)
 
 
 def full_disk(error: Exception, path: Path) -> str | None:
