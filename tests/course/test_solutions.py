@@ -24,9 +24,7 @@ def exercises(notebook):
 
 
 WITH_EXERCISES = [notebook for notebook in COURSE if exercises(notebook)]
-STAGES = [
-    notebook for notebook in WITH_EXERCISES if notebook != "00_tour"
-]  # see test_tour
+STAGES = [notebook for notebook in WITH_EXERCISES if notebook != "00_tour"]  # see test_tour
 
 
 @pytest.mark.parametrize("notebook", WITH_EXERCISES)
