@@ -58,10 +58,11 @@ def test_unsolved_it_says_so_and_the_solution_is_right(notebook, tiny, cfg, tmp_
         unsolved = printed(notebook, cell, names, overrides)
         cell.source = cell.source.replace(UNSOLVED, solutions[cell.id].strip(), 1)
         said[cell.id] = unsolved, printed(notebook, cell, names, overrides)
-    assert said == {cell: ("not answered yet\n", "right\n") for cell in solutions}
+    verdicts = {cell: ("not answered yet" in before, "right" in after) for cell, (before, after) in said.items()}
+    assert verdicts == {cell: (True, True) for cell in solutions}
 
 
 def printed(notebook, cell, names, overrides):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         execute(notebook, cell, names, overrides)
-    return out.getvalue()
+    return out.getvalue().splitlines()  # an exercise may print more than its verdict

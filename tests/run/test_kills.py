@@ -61,12 +61,19 @@ def command(arguments: list[str], said: Path, folder: Path | None = None) -> Non
     sys.exit(main(arguments))
 
 
+def found(root: Path, pattern: str) -> set[Path]:
+    """What matches now; nothing where a folder goes while it is looked through."""
+    with contextlib.suppress(FileNotFoundError):
+        return set(root.glob(pattern))
+    return set()
+
+
 def killed(process, moment: str | float, root: Path) -> bool:
     """Whether the process still lived at the moment, and was killed."""
     process.start()
-    began, before = time.monotonic(), set(root.glob(moment)) if isinstance(moment, str) else ()
+    began, before = time.monotonic(), found(root, moment) if isinstance(moment, str) else ()
     while process.is_alive():
-        if time.monotonic() - began > moment if isinstance(moment, float) else set(root.glob(moment)) - before:
+        if time.monotonic() - began > moment if isinstance(moment, float) else found(root, moment) - before:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
                 os.killpg(process.pid, signal.SIGKILL)  # its children, if it has come so far
