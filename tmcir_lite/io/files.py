@@ -136,9 +136,10 @@ def new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
         path.write_bytes(b"")  # gives back what was had
         if not full_disk(error, path):
             raise
-        free = shutil.disk_usage(path.parent).free
+        folder = path.parent.parent if path.parent.name.startswith(_UNFINISHED) else path.parent
+        free = shutil.disk_usage(folder).free
         lack = max(0, size - free) / 1e6
-        raise InputError(f"{path.parent}: no room for {size / 1e6:.0f} MB: {free / 1e6:.0f} MB are free, {lack:.0f} MB "
+        raise InputError(f"{folder}: no room for {size / 1e6:.0f} MB: {free / 1e6:.0f} MB are free, {lack:.0f} MB "
                          "are missing; make room or give another place") from None  # fmt: skip
     return array
 

@@ -12,12 +12,13 @@ from open_clip.loss import ClipLoss
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader, Dataset
 
 from tmcir_lite.evaluation.intervals import percentage
 from tmcir_lite.io.files import atomic, resolve, write_json
 from tmcir_lite.method.checkpoint import load_weights, read_history
+from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.method.training import Schedule, decay_groups, fit
 from tmcir_lite.pretrain.model_card import command_line, device_name, publish_folder
 from tmcir_lite.pretrain.tokenizer import kept_tokenizer
@@ -57,9 +58,15 @@ class PictureText(nn.Module):
     def __init__(self, clip: nn.Module):
         super().__init__()
         self.clip = clip
+        self._backbone = [Backbone(clip, None, {}, 0)]  # in a list: its weights are the CLIP's
         self._loss = ClipLoss()
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(PREPROCESS[name]).view(3, 1, 1), persistent=False)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The CLIP as the library reads it."""
+        return self._backbone[0]
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> the floats that the encoder expects."""
@@ -67,8 +74,9 @@ class PictureText(nn.Module):
 
     def contrast(self, images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss of a batch, and its pictures' and texts' features, B D each, of length one."""
-        image, text, scale = self.clip(self.normalise(images), texts)
-        return self._loss(image, text, scale), image, text
+        image, text = self.backbone.image(self.normalise(images)), self.backbone.text(texts)
+        image, text = normalize(image.pooled, dim=-1), normalize(text.pooled, dim=-1)
+        return self._loss(image, text, self.backbone.logit_scale), image, text
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Iterable[Image.Image]) -> torch.Tensor:

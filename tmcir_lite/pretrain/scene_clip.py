@@ -21,7 +21,6 @@ from tmcir_lite.data.scenes import (
     sample_edit,
     sample_scene,
 )
-from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.pretrain.contrast import (
     DrawnBatches,
     PictureText,
@@ -92,18 +91,16 @@ class ScenePretraining(PictureText):
             "pooled": nn.Linear(MODEL["embed_dim"], len(PLACES) * sum(self._answers)),
         })  # fmt: skip
         self.register_buffer("_places", _share_of_patches(*clip.visual.grid_size), persistent=False)
-        self._backbone = [Backbone(clip, None, {}, 0)]  # in a list: its weights are the CLIP's
 
     def forward(self, images, texts, shown, full):
-        backbone = self._backbone[0]
-        image, text = backbone.image(self.normalise(images)), backbone.text(texts)
+        image, text = self.backbone.image(self.normalise(images)), self.backbone.text(texts)
         v, t = F.normalize(image.pooled, dim=-1), F.normalize(text.pooled, dim=-1)
         places = self._places @ F.normalize(image.tokens, dim=-1)
         crutch = read_labels(self.heads["patches"], places.flatten(0, 1), shown.flatten(0, 1), self._answers)
         crutch = crutch + self._read(v, shown)
         if full.any():
             crutch = crutch + self._read(t[full], shown[full])
-        return self._loss(v, t, backbone.logit_scale) + _CRUTCH * crutch
+        return self._loss(v, t, self.backbone.logit_scale) + _CRUTCH * crutch
 
     def _read(self, pooled, shown):
         return read_labels(self.heads["pooled"], pooled, shown.flatten(1), self._answers * len(PLACES))
