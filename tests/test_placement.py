@@ -22,7 +22,7 @@ from tmcir_lite.rivals.pic2word import Pic2Word
 from tmcir_lite.rivals.sums import LearnedSum
 from tmcir_lite.run.backbones import load_backbone
 from tmcir_lite.study import facts
-from tmcir_lite.study.facts import fusion_facts
+from tmcir_lite.study.facts import beside_recall
 from tmcir_lite.study.variants import WordsToo
 
 TRIPLETS = [Triplet(str(n), "a", "b", ("is red",), "all") for n in range(3)]
@@ -100,8 +100,8 @@ def test_queries_and_galleries_end_on_the_cpu(model, gpu):
 
 
 @pytest.mark.parametrize("model", ["cross-attention", "on frozen encoders"], indirect=True)
-def test_the_study_measures_what_a_fusion_factss(cfg, model, gpu, monkeypatch):
+def test_the_study_measures_what_a_fusion_costs(cfg, model, gpu, monkeypatch):
     to(model, gpu)
     monkeypatch.setattr(facts, "pick_device", lambda name: gpu)
     split = Split("fashioniq", "val", Path("."), TRIPLETS, {"all": ["a", "b"]}, IMAGES)
-    assert fusion_facts(cfg, model, split)["fusion_ms"] > 0
+    assert beside_recall(cfg, model, split)["fusion_ms"] > 0

@@ -16,6 +16,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from tmcir_lite.course.first_cells import CODE, LINKS, notebooks, repository, title
 from tmcir_lite.io.files import ROOT, write_text
+from tmcir_lite.run.notebooks import FOLDER
 
 WITHOUT_SCRIPTS = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}
@@ -50,7 +51,7 @@ class _MathRenderer(IPythonRenderer):
         return latex2mathml.converter.convert(body, display="block")
 
 
-def make_book(out: Path, folder: Path = ROOT / "notebooks") -> Path:
+def make_book(out: Path, folder: Path = FOLDER) -> Path:
     """Writes a page a notebook and `index.html`, which links them; returns the index."""
     exporter = HTMLExporter(raw_template=WITHOUT_SCRIPTS, embed_images=True)
     exporter.register_filter("markdown2html", _as_html)

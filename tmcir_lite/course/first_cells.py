@@ -13,8 +13,8 @@ from pathlib import Path
 import nbformat
 
 from tmcir_lite.io.files import ROOT, InputError, write_text
+from tmcir_lite.run.notebooks import FOLDER
 
-FOLDER = ROOT / "notebooks"
 LINKS, CODE = "first-links", "first-code"
 """The ids of the two cells."""
 
@@ -78,7 +78,7 @@ def updated(folder: Path = FOLDER, address: str | None = None) -> dict[Path, str
         links = [f"{word}: [{title(read[other])}]({other.name})" for word, found in beside.items() for other in found]
         markdown = nbformat.v4.new_markdown_cell(f"{_badge(address, path)}\n\n{' | '.join(links)}", id=LINKS)
         code = nbformat.v4.new_code_cell(BRING.format(address=address), id=CODE)
-        old = [cell for cell in notebook.cells if _is_first(cell)]
+        old = [cell for cell in notebook.cells if cell.id in (LINKS, CODE)]
         code.execution_count = next((cell.execution_count for cell in old if cell.cell_type == "code"), None)
         notebook.cells = [markdown, code, *(cell for cell in notebook.cells if cell not in old)]
         texts[path] = nbformat.writes(notebook) + "\n"
@@ -90,11 +90,6 @@ def _badge(address: str, path: Path) -> str:
     image = "https://colab.research.google.com/assets/colab-badge.svg"
     return (f"[![Open in Colab]({image})](https://colab.research.google.com/github/{place}/blob/main/notebooks/{path.name})"
             )  # fmt: skip
-
-
-def _is_first(cell: nbformat.NotebookNode) -> bool:
-    """Also the cell that stood here before this script did."""
-    return cell.id in (LINKS, CODE) or 'if "google.colab" in sys.modules' in cell.source
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from tmcir_lite.config import Config
 from tmcir_lite.io.files import HASHES, ROOT, InputError, check_hashes, read_json, resolve, sha256, write_json
 from tmcir_lite.method.encoders import WEIGHTS_FILE
 from tmcir_lite.pretrain.model_card import publish_folder
+from tmcir_lite.run.folder import commit_of
 from tmcir_lite.scale.search import finished_run
 
 FOLDER = ROOT / "data" / "models" / "trained"
@@ -64,7 +65,7 @@ def _facts(cfg: Config) -> dict[str, str]:
         "made by": f"the run `{cfg.name}`, seed {cfg.seed}, whose whole configuration is `config.yaml`; kept by "
         "`python -m tmcir_lite notebooks`",
         "data": world or cfg.data.root,
-        "commit": f"{ran['commit']}{' with local changes' if ran['dirty'] else ''}",
+        "commit": commit_of(ran),
         "device": f"{ran['device']} ({ran['platform']})",
         "what they cannot do": "they have seen nothing but drawn garments",
     }

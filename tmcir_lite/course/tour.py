@@ -2,7 +2,6 @@
 
 import hashlib
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from torch import Tensor
 from tmcir_lite.config import Config, as_overrides, load_config
 from tmcir_lite.course.shipped import restore
 from tmcir_lite.data.datasets import Split, load_split
-from tmcir_lite.data.garments import World, build_world
 from tmcir_lite.data.layouts import Triplet
 from tmcir_lite.data.pictures import load_image, load_photo
 from tmcir_lite.evaluation.features import encode_captions, encode_images, encode_queries, joined
@@ -26,7 +24,7 @@ from tmcir_lite.evaluation.protocols import Protocol
 from tmcir_lite.evaluation.ranking import recall, top
 from tmcir_lite.figures import plots, tokens
 from tmcir_lite.figures.examples import OURS, Example, Ranked, example, find
-from tmcir_lite.io.files import InputError, atomic, resolve
+from tmcir_lite.io.files import InputError, atomic
 from tmcir_lite.method.atf import Match
 from tmcir_lite.method.cached import CachedEncoder
 from tmcir_lite.method.checkpoint import read_history
@@ -34,7 +32,7 @@ from tmcir_lite.method.encoders import Backbone
 from tmcir_lite.method.losses import Contrastive
 from tmcir_lite.method.model import Composed
 from tmcir_lite.rivals.sums import Baseline, image_only, text_only, weighted_sum
-from tmcir_lite.run.data import known_contents
+from tmcir_lite.run.data import draw_worlds, known_contents
 from tmcir_lite.run.models import load_clip4cir, load_start, load_trained
 from tmcir_lite.scale.search import check_text
 
@@ -45,9 +43,6 @@ SMALL = (
     "device=cpu",
 )  # fmt: skip
 """Changes to the lite profile: a world of 600 gallery pictures and 90 queries; the models lie beside it."""
-
-STOP_WORDS = ("a", "and", "but", "has", "in", "instead", "is", "it", "of", "on", "the", "to", "with", "<|endoftext|>")
-"""Words, and the token at the end of a text, that name no attribute of a garment."""
 
 
 class Way(NamedTuple):
@@ -113,13 +108,10 @@ class Tour:
         return tokens.match_queries(self.cfg, self.model, triplets, there), words
 
     def merged_words(self) -> pd.DataFrame:
-        """Words as rows, the most frequent first; how often each stands in the tour's queries, and merges."""
-        match, words = self.match(self.split.triplets, self.split.images)
-        merges = match.merged[match.text_mask].tolist()  # query by query, as the words are
-        said = [word for query in words for word in query]
-        counts = Counter(said), Counter(word for word, merged in zip(said, merges, strict=True) if merged)
-        table = pd.DataFrame({"asked": counts[0], "merged": counts[1]}).fillna(0).astype(int)
-        return table.sort_values("asked", ascending=False, kind="stable").rename_axis("word")
+        """Words as rows, the most frequent first: `kind`, how often `asked` in the tour's queries, and `merged`."""
+        said = tokens.merged_words(self.cfg, self.model, self.split.triplets, self.split)
+        counts = said.groupby(["word", "kind"], sort=False)["merged"].agg(asked="size", merged="sum")
+        return counts.sort_values("asked", ascending=False, kind="stable").reset_index("kind")
 
     def rank(self, picture: str | Path, text: str, method: str = OURS, k: int = 5) -> list[str]:
         """Names of the `k` gallery pictures that a method finds for any picture and text, best first.
@@ -171,9 +163,7 @@ def open_tour(profile: str = "lite", overrides: Sequence[str] | str = ()) -> Tou
     if cfg.backbone.name != trained:
         raise InputError(f"profile {profile}: backbone.name: {cfg.backbone.name}: the tour's models were trained on "
                          f"{trained}; take the lite profile, or notebooks 1 to 5 for your own")  # fmt: skip
-    settings = cfg.garments.model_dump()
-    root = resolve(settings.pop("root"))
-    build_world(World(**settings), root)
+    draw_worlds(cfg)
     split = load_split(cfg.data.root, cfg.data.layout, "val")
     names = sorted(split.images)
     paths = [split.images[name] for name in names]

@@ -80,7 +80,9 @@ def match_queries(
     """
     image, text = encode(cfg, model.backbone, triplets, split)
     threshold = model.fusion.threshold if threshold is None else threshold
-    return atf.match(atf.similarity(image.tokens, text.tokens), text.mask, threshold, model.fusion.threshold_is)
+    return model.fusion.match(
+        atf.similarity(image.tokens, text.tokens), text.mask, threshold, model.fusion.threshold_is
+    )
 
 
 def merged_words(cfg: Config, model: Composed, triplets: Sequence[Triplet], split: Split) -> pd.DataFrame:

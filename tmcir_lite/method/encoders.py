@@ -38,6 +38,11 @@ class TextFeatures(NamedTuple):
     """B M bool, False at padding and at the start token, which is the same for every text."""
 
 
+def without_padding(ids: Tensor) -> Tensor:
+    """Token ids, B M, cut off behind the longest text's end token, which has the highest id."""
+    return ids[:, : int(ids.argmax(dim=1).max()) + 1]
+
+
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
 
@@ -89,8 +94,7 @@ class Backbone(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids, B M, int64, as long as the longest text: what follows in the tokenizer's own would be padding."""
-        ids = self.tokenizer(list(texts))
-        return ids[:, : int(ids.argmax(dim=1).max()) + 1]
+        return without_padding(self.tokenizer(list(texts)))
 
     def words(self, text: str) -> list[str]:
         """The text tokens of one text as people read them, in the order of `TextFeatures.tokens` where mask holds."""

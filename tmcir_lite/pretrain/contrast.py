@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tmcir_lite.evaluation.intervals import percentage
 from tmcir_lite.io.files import atomic, resolve, write_json
 from tmcir_lite.method.checkpoint import load_weights, read_history
-from tmcir_lite.method.encoders import Backbone
+from tmcir_lite.method.encoders import Backbone, without_padding
 from tmcir_lite.method.training import Schedule, decay_groups, fit
 from tmcir_lite.pretrain.model_card import command_line, device_name, publish_folder
 from tmcir_lite.pretrain.tokenizer import kept_tokenizer
@@ -43,9 +43,7 @@ class DrawnBatches(Dataset):
 
     def __getitem__(self, index):
         pictures, texts, labels = self.examples(random.Random(repr((*self._key, index))), self._groups)
-        ids = self._tokenizer(texts)
-        ids = ids[:, : int(ids.argmax(dim=1).max()) + 1]  # padding after the longest text changes nothing
-        return {"images": as_tensor(pictures), "texts": ids, **labels}
+        return {"images": as_tensor(pictures), "texts": without_padding(self._tokenizer(texts)), **labels}
 
     def examples(self, rng: random.Random, groups: int) -> tuple[list[Image.Image], list[str], dict[str, torch.Tensor]]:
         """Pictures, their descriptions and what else the model's forward takes; `group` in a row go together."""

@@ -21,6 +21,7 @@ from tmcir_lite.data.scenes import (
     sample_edit,
     sample_scene,
 )
+from tmcir_lite.evaluation.pointing import place_of_patch
 from tmcir_lite.pretrain.contrast import (
     DrawnBatches,
     PictureText,
@@ -108,8 +109,7 @@ class ScenePretraining(PictureText):
 
 def _share_of_patches(rows: int, columns: int) -> torch.Tensor:
     """Places x patches: the mean over those patches whose middle lies in a place."""
-    place = [3 * (2 * row + 1) // (2 * rows) * 3 + 3 * (2 * column + 1) // (2 * columns)
-             for row in range(rows) for column in range(columns)]  # fmt: skip
+    place = [place_of_patch(patch, (rows, columns)) for patch in range(rows * columns)]
     inside = F.one_hot(torch.tensor(place), len(PLACES)).T.float()
     return inside / inside.sum(1, keepdim=True)
 

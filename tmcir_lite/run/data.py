@@ -45,14 +45,7 @@ def prepare_data(cfg: Config, rules: Mapping[str, float] | None = None) -> Data:
     """
     with main_first(pick_device(cfg.device)):
         start_run(cfg)
-        if cfg.garments is not None:
-            settings = cfg.garments.model_dump()
-            root = resolve(settings.pop("root"))
-            build_world(World(**settings, **(rules or {})), root)
-        if cfg.scenes is not None:
-            settings = cfg.scenes.model_dump()
-            root = resolve(settings.pop("root"))
-            build_scenes(SceneWorld(**settings), root)
+        draw_worlds(cfg, rules)
     train, val = (
         load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
         for name in ("train", "val")
@@ -64,6 +57,18 @@ def prepare_data(cfg: Config, rules: Mapping[str, float] | None = None) -> Data:
         raise InputError(f"data.edits_together: {cfg.data.edits_together}: no two of the {len(kept)} triplets to "
                          "train on have one source (reference or, of CIRR, img_set); write 1")  # fmt: skip
     return Data(train, val, kept, held, further)
+
+
+def draw_worlds(cfg: Config, rules: Mapping[str, float] | None = None) -> None:
+    """Draws the worlds that the profile has, unless they are there; takes and raises what `prepare_data` does."""
+    if cfg.garments is not None:
+        settings = cfg.garments.model_dump()
+        root = resolve(settings.pop("root"))
+        build_world(World(**settings, **(rules or {})), root)
+    if cfg.scenes is not None:
+        settings = cfg.scenes.model_dump()
+        root = resolve(settings.pop("root"))
+        build_scenes(SceneWorld(**settings), root)
 
 
 def target_images(data: Data) -> dict[str, Path]:

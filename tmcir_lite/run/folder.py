@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -104,6 +105,11 @@ def environment(cfg: Config) -> dict[str, Any]:
         "seed": cfg.seed,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def commit_of(facts: Mapping[str, Any]) -> str:
+    """The commit in what `environment` gives, and whether files differed from it, in words."""
+    return f"{facts['commit']}{' with local changes' if facts['dirty'] else ''}"
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 from tmcir_lite.config import as_overrides, load_config
 from tmcir_lite.io.files import ROOT, InputError, atomic, read_json, write_text
 from tmcir_lite.io.hub import one_line
-from tmcir_lite.run.folder import start_run
+from tmcir_lite.run.folder import commit_of, start_run
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = ("01_data", "02_pseudo_targets", "03_iacma", "04_atf", "05_evaluation", "06_claims")
@@ -138,8 +138,7 @@ def times(run_dir: Path) -> str:
     rows.append(("in all", "", sum(seconds for name, _, seconds in rows if name)))
     table = pd.DataFrame(rows, columns=["notebook", "of it", "seconds"]).to_markdown(index=False, floatfmt=".0f")
     facts = read_json(run_dir / "environment.json")
-    commit = f"commit {facts['commit']}{' with local changes' if facts['dirty'] else ''}"
-    made = f"Run `{run_dir.name}`: {facts['device']}, {facts['cpu_count']} cores, {commit}."
+    made = f"Run `{run_dir.name}`: {facts['device']}, {facts['cpu_count']} cores, commit {commit_of(facts)}."
     return f"{table}\n\n{made} A stage that was found done took no time.\n"
 
 

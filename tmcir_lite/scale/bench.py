@@ -13,7 +13,7 @@ import torch
 
 from tmcir_lite.config import load_config
 from tmcir_lite.io.files import ROOT, write_text
-from tmcir_lite.run.folder import environment
+from tmcir_lite.run.folder import commit_of, environment
 from tmcir_lite.scale.bench_models import model_comparisons
 from tmcir_lite.scale.bench_search import search_comparisons
 from tmcir_lite.scale.comparisons import Sizes, measure
@@ -41,9 +41,8 @@ def bench(sizes: Sizes = _SIZES, changes: tuple[str, ...] = (), table: Path = TA
                 rows.append(measure(comparison, sizes))
                 print("  ".join(rows[-1].values()), flush=True)
     rows = pd.DataFrame(rows)
-    dirty = " with local changes" if facts["dirty"] else ""
     head = (f"{facts['device']}, {facts['cpu_count']} cores, {torch.get_num_threads()} threads, torch "
-            f"{facts['packages']['torch']}, commit {facts['commit']}{dirty}, {facts['time']}, "
+            f"{facts['packages']['torch']}, commit {commit_of(facts)}, {facts['time']}, "
             f"{time.perf_counter() - began:.0f} s in all.")  # fmt: skip
     write_text(table, f"{_HEADING}\n\n{head}\n\n{rows.to_markdown(index=False, disable_numparse=True)}\n")
     return rows

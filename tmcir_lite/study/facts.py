@@ -1,5 +1,6 @@
 """What the study measures beside recall: what a fusion costs; of scenes the kinds of edit, and where words point."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
@@ -7,11 +8,11 @@ import torch
 
 from tmcir_lite.config import Config
 from tmcir_lite.data.datasets import Split
-from tmcir_lite.data.scenes import KINDS
+from tmcir_lite.data.scenes import KINDS, SceneQuery
 from tmcir_lite.evaluation.features import joined
 from tmcir_lite.evaluation.pointing import naming_words, pointing
 from tmcir_lite.io.processes import pick_device
-from tmcir_lite.method.atf import ATF
+from tmcir_lite.method.atf import ATF, Match
 from tmcir_lite.method.model import Composed
 from tmcir_lite.run.data import sample, scene_queries
 from tmcir_lite.study.fusion_cost import seconds
@@ -35,47 +36,42 @@ def recall_by_kind(outcomes: pd.DataFrame, k: int = 1) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def fusion_facts(cfg: Config, model, split: Split) -> dict[str, float]:
+def beside_recall(cfg: Config, model, split: Split) -> dict[str, float]:
     """Of 512 queries: milliseconds a query for the fusion; of ATF words merged (%), tokens left, where words point."""
     if not isinstance(model, Composed):
         return {}
     some, device = sample(split.triplets, 512, seed=0), pick_device(cfg.device)
+    texts = joined(some, cfg.data.val_captions)
     references = model.backbone.load([split.images[t.reference_name] for t in some])
     image = model.backbone.image(references.to(device))
-    text = model.backbone.text(model.backbone.tokenize(joined(some, cfg.data.val_captions)).to(device))
+    text = model.backbone.text(model.backbone.tokenize(texts).to(device))
     cost = {"fusion_ms": 1000 * min(seconds(partial(model.fusion, image, text)) for _ in range(3)) / len(some)}
     if not isinstance(model.fusion, ATF):
         return cost
-    fused = model.fusion.fuse(image.tokens, text.tokens, text.mask)
-    return (
-        cost
-        | where_words_point(cfg, model, split)
-        | {
-            "merged": 100 * fused.match.merged.sum().item() / text.mask.sum().item(),
-            "tokens": fused.mask.sum().item() / len(some),
-        }
-    )
+    fused, queries = model.fusion.fuse(image.tokens, text.tokens, text.mask), scene_queries(split)
+    if queries is not None:
+        words = [model.backbone.words(text) for text in texts]
+        cost |= where_words_point(fused.match, words, [queries[t.id] for t in some], model.backbone.grid)
+    return cost | {
+        "merged": 100 * fused.match.merged.sum().item() / text.mask.sum().item(),
+        "tokens": fused.mask.sum().item() / len(some),
+    }
 
 
-@torch.no_grad()
-def where_words_point(cfg: Config, model: Composed, split: Split, count: int = 512) -> dict[str, float]:
-    """Of up to `count` queries with ATF in the world of scenes, in %; nothing outside of it or for another fusion.
+def where_words_point(
+    match: Match, words: Sequence[Sequence[str]], asked: Sequence[SceneQuery], grid: tuple[int, int]
+) -> dict[str, float]:
+    """Of some queries in the world of scenes, in %.
 
     - `pointing`: naming words whose best patch lies on the thing that they name (`evaluation.pointing`).
     - `naming merged`, `others merged`: how many of these words merge, and of all other words.
+
+    Args:
+        words, asked: of each query in `match`.
     """
-    queries = scene_queries(split)
-    if queries is None or not isinstance(model.fusion, ATF):
-        return {}
-    some, backbone, device = sample(split.triplets, count, seed=0), model.backbone, model.logit_scale.device
-    texts, asked = joined(some, cfg.data.val_captions), [queries[triplet.id] for triplet in some]
-    image = backbone.image(backbone.load([split.images[t.reference_name] for t in some]).to(device))
-    text = backbone.text(backbone.tokenize(texts).to(device))
-    match = model.fusion.fuse(image.tokens, text.tokens, text.mask).match
-    words = [backbone.words(text) for text in texts]
     best, merged = ([row[mask] for row, mask in zip(part, match.text_mask, strict=True)]
                     for part in (match.index, match.merged))  # fmt: skip
-    hits = pointing(best, words, asked, backbone.grid)
+    hits = pointing(best, words, asked, grid)
     naming = [{number for number, _ in naming_words(*pair)} for pair in zip(words, asked, strict=True)]
     flags = [(number in names, bool(row[number])) for names, row in zip(naming, merged, strict=True)
              for number in range(len(row))]  # fmt: skip

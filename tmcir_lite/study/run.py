@@ -29,7 +29,7 @@ from tmcir_lite.run.folder import environment
 from tmcir_lite.run.measure import Method, gallery_of, queries_of
 from tmcir_lite.run.models import load_cached, load_clip4cir, load_fusion, load_pic2word, with_cached_images
 from tmcir_lite.study.effects import changes, claims
-from tmcir_lite.study.facts import fusion_facts, kinds_of_edit
+from tmcir_lite.study.facts import beside_recall, kinds_of_edit
 from tmcir_lite.study.known_edits import draw_known_edits
 from tmcir_lite.study.plan import (
     PLAN,
@@ -160,7 +160,7 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
     where = environment(cfg)
     result = pd.concat(rows or [pd.DataFrame(index=[0])], ignore_index=True).assign(
         part=cell.part, cell=cell.name, x=cell.x, aligned=cell.aligned, **facts,
-        **fusion_facts(cfg, method.query, splits[0]), seed=seed, device=where["device"], commit=where["commit"],
+        **beside_recall(cfg, method.query, splits[0]), seed=seed, device=where["device"], commit=where["commit"],
         dirty=where["dirty"],
     )  # fmt: skip
     if outcomes:

@@ -1,0 +1,21 @@
+"""What the study says of words that point, by hand."""
+
+import torch
+
+from tmcir_lite.data.scenes import SceneQuery
+from tmcir_lite.method.atf import Match
+from tmcir_lite.study.facts import where_words_point
+
+
+def test_where_words_point_by_hand():
+    """One of two naming words points at its thing, at the top left of 3 x 3 patches; both merge, and one of the rest."""
+    words = ["make", "red", "circle", "blue", "<|endoftext|>"]
+    match = Match(
+        index=torch.tensor([[4, 8, 0, 5, 2, 1]]),  # the start token first
+        score=torch.zeros(1, 6),
+        merged=torch.tensor([[False, False, True, True, True, False]]),
+        text_mask=torch.tensor([[False, True, True, True, True, True]]),
+    )
+    query = SceneQuery("colour", (0,), ({"colour": "red", "shape": "circle"},))
+    found = where_words_point(match, [words], [query], (3, 3))
+    assert found == {"pointing": 50, "naming merged": 100, "others merged": 100 / 3}
