@@ -8,7 +8,7 @@ from tmcir_lite.study.facts import where_words_point
 
 
 def test_where_words_point_by_hand():
-    """One of two naming words points at its thing, at the top left of 3 x 3 patches; both merge, and one of the rest."""
+    """Of two naming words one points at its thing, top left of 3 x 3 patches; both merge, as does one of the rest."""
     words = ["make", "red", "circle", "blue", "<|endoftext|>"]
     match = Match(
         index=torch.tensor([[4, 8, 0, 5, 2, 1]]),  # the start token first
