@@ -1,7 +1,6 @@
 """The tour on the models of a tiny run: what it finds, what it says to input that it cannot use, and its notebook."""
 
 import re
-import sys
 from datetime import datetime
 
 import nbformat
@@ -145,16 +144,7 @@ def test_an_upload_that_is_no_picture_is_said(tmp_path):
         tour.uploaded(({"content": b"no picture"},), tmp_path)
 
 
-def test_without_ipywidgets_one_line_says_so(here, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    assert tour.explore(here, here.names[:3], WISH) is None
-    said = capsys.readouterr().out
-    assert "pip install ipywidgets" in said
-    assert len(said.splitlines()) == 1
-
-
 def test_the_box_ranks_what_is_chosen_or_uploaded(here, photo, monkeypatch):
-    pytest.importorskip("ipywidgets")
     shown = []
     monkeypatch.setattr(tour, "display", lambda *things: shown.extend(things))
     choice, upload, words, button, _ = tour.explore(here, here.names[:3], WISH).children

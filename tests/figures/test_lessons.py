@@ -16,12 +16,6 @@ def test_losses_are_drawn_by_step_with_the_loss_of_guessing():
     assert set(guessing.get_ydata()) == {2.5}
 
 
-def test_without_ipywidgets_a_line_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    lessons.threshold_slider(None, 0.5, 0.0)
-    assert "pip install ipywidgets" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("person", [True, False])
 def test_the_slider_is_for_a_person_alone(monkeypatch, capsys, person):
     made = []
@@ -30,7 +24,7 @@ def test_the_slider_is_for_a_person_alone(monkeypatch, capsys, person):
         interact=lambda draw, threshold: made.append((draw, threshold)),
     )
     kernel = types.SimpleNamespace(_allow_stdin=person)
-    monkeypatch.setitem(sys.modules, "ipywidgets", widgets)
+    monkeypatch.setattr(lessons, "ipywidgets", widgets)
     monkeypatch.setitem(
         sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: types.SimpleNamespace(kernel=kernel))
     )

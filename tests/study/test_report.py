@@ -11,6 +11,7 @@ from tmcir_lite.study.report import (
     Study,
     change_table,
     facts,
+    kind_table,
     ledger,
     load_study,
     main_table,
@@ -212,3 +213,23 @@ def test_gains_are_against_the_same_seed(write):
     study = write([row("weighted sum", 0), row("weighted sum", 1), row("sum, perfect", 1, **{"R@1": 55.0})])
     bars = [bar.get_height() for bar in figures.dose_response(study).axes[0].patches]
     assert bars[0] == pytest.approx(3.0)  # 55 less 52: seed 0 has no partner
+
+
+def test_kinds_of_edit_are_told_with_where_words_point(write, tmp_path):
+    pd.DataFrame({"cell": ["image only", "TMCIR"], "colour": [9.4, 41.0], "swap": [0.0, 25.5]}).to_csv(
+        tmp_path / "kinds.csv", index=False
+    )
+    cells = [row("TMCIR", 0, pointing=20.0), row("TMCIR", 1, pointing=30.0), row("image only", 0)]
+    study = write(cells)
+    table = kind_table(study)
+    assert table.loc["image only"].tolist()[:3] == ["9", "0", ""]
+    assert table.loc["TMCIR"].tolist()[:3] == ["41", "26", "25"]
+    assert "By kind of edit" in markdown(study)
+    assert "By kind of edit" not in markdown(study._replace(kinds=pd.DataFrame()))
+
+
+def test_a_plan_without_claims_is_told(write):
+    """Somebody who tries a fusion of their own has cells and no claims."""
+    study = write([row("TMCIR", 0)])
+    assert ledger(study._replace(plan=PLAN.model_copy(update={"claims": [], "triplets": 7}))).empty
+    assert "TMCIR" in markdown(study._replace(plan=PLAN.model_copy(update={"claims": [], "triplets": 7})))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import ipywidgets as widgets
 import pandas as pd
 import torch
 from IPython.display import clear_output, display
@@ -187,16 +188,7 @@ def upright(picture: Path, folder: Path) -> Path:
 
 
 def explore(tour: Tour, pictures: Sequence[str], text: str):
-    """A box to ask in: one of `pictures` (names of the gallery) or an uploaded one, and words; needs ipywidgets.
-
-    Returns:
-        The widget; None, after a line that says so, where ipywidgets is not installed.
-    """
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        print("No ipywidgets here: `pip install ipywidgets` and run this cell again, or call `here.answer` as above.")
-        return None
+    """A widget to ask in: one of `pictures` (names of the gallery) or an uploaded one, and words."""
     wide = {"style": {"description_width": "9em"}, "layout": {"width": "40em"}}
     choice = widgets.Dropdown(options=[(f"picture {n}", name) for n, name in enumerate(pictures, 1)],
                               description="picture", **wide)  # fmt: skip

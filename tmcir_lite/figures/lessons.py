@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
+import ipywidgets
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -14,13 +15,14 @@ from tmcir_lite.figures.theme import themed
 def step_losses(losses: Sequence[float], guessing: float | None = None) -> Figure:
     """The loss of each training step and, where it is given, that of one who guesses."""
     figure, axis = plt.subplots(figsize=(6, 3))
-    axis.plot(range(1, len(losses) + 1), losses, marker="o", label="loss of the step's batch")
+    axis.plot(range(1, len(losses) + 1), losses, marker="o", label="training")
     if guessing is not None:
         axis.axhline(guessing, color="black", linestyle="--", label="guessing: log B")
-    axis.set(xlabel="step", ylabel="loss")
+    axis.set(xlabel="step", ylabel="loss of its batch")
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.legend(loc="lower left")
+    if guessing is not None:
+        axis.legend(loc="lower left")
     figure.tight_layout()
     return figure
 
@@ -34,11 +36,6 @@ def threshold_slider(draw: Callable[[float], Figure], value: float, least: float
         draw: threshold -> figure.
         value: where the slider starts.
     """
-    try:
-        import ipywidgets
-    except ImportError:
-        print("A slider over the threshold stands here where ipywidgets is installed (pip install ipywidgets).")
-        return
     if not _person_there():
         print("A slider over the threshold stands here when a person runs this cell.")
         return

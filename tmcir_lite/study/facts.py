@@ -25,13 +25,13 @@ def kinds_of_edit(split: Split) -> list[str] | None:
 
 
 def recall_by_kind(outcomes: pd.DataFrame, k: int = 1) -> pd.DataFrame:
-    """R@k in % of each cell (rows) for each kind of edit (columns) and for all, over all seeds.
+    """R@k in % over all seeds: cells as rows, kinds of edit (NaN where there is none) and "all" as columns.
 
     Args:
         outcomes: a row for each query, cell and seed, with its `rank` and `kind`, as the study keeps them.
     """
     hits = outcomes.assign(hit=100.0 * (outcomes["rank"] <= k))
-    table = hits.pivot_table(index="cell", columns="kind", values="hit", sort=False)[list(KINDS)]
+    table = hits.pivot_table(index="cell", columns="kind", values="hit", sort=False).reindex(columns=list(KINDS))
     return table.assign(all=hits.groupby("cell", sort=False)["hit"].mean())
 
 

@@ -19,7 +19,7 @@ from tmcir_lite.study.report import ABSENT, LAYOUTS, Study
 _COLOURS = {"fashioniq": "#0072b2", "cirr": "#e69f00"}  # Okabe and Ito's, as below
 _VERDICTS = {HOLDS: "#009e73", NEITHER: "0.5", REVERSE: "#d55e00"}
 _MARKERS = {"fashioniq": "o", "cirr": "s"}
-_TICKS = (-50, -20, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 20, 50)
+_TICKS = (-50, -20, -10, -7, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 7, 10, 20, 50)
 _OFF = "TMCIR, merging off"
 _HALF = "TMCIR"
 _SUM = "fine-tuned sum"
@@ -58,6 +58,7 @@ def cost_curve(cost: pd.DataFrame) -> Figure:
         for (column, colour), marker in zip(lines.items(), "os^v", strict=True):
             points = rows.assign(x=rows["threshold"].clip(upper=1.1), y=100 * rows[column])
             _curve(axis, points, colour, column, marker)
+        axis.lines[0].set_linewidth(6)  # tokens: memory lies on them
         axis.set(title=size, ylabel="% of merging off", ylim=(0, None))
         axis.legend(fontsize=9, loc="lower right")
         _threshold_axis(axis, points["x"].unique())

@@ -16,7 +16,10 @@ RESULTS = ROOT / "data" / "results"
 LAYOUTS = {"fashioniq": "Fashion-IQ layout", "cirr": "CIRR layout"}
 ABSENT = "not run"
 _SHOWN = ("R@1", "R@5", "R@10", "R@50", "Rs@1", *MEASURES, "parameters", "seconds", "fusion_ms")
-_FACTS = ("data", "heldout", "protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens")
+_POINTING = {"pointing": "naming words whose best patch is on the thing", "naming merged": "naming words that merge",
+             "others merged": "other words that merge"}  # fmt: skip
+_FACTS = ("data", "heldout", "protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens",
+          *_POINTING)  # fmt: skip
 _EFFECTS = ("claim", "effect", "measure", "layout", "difference", "low", "high", "seeds", "verdict")
 _CHANGES = ("part", "cell", "against", "layout", "difference", "low", "high", "seeds")
 _UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
@@ -43,12 +46,14 @@ class Study(NamedTuple):
     """What a study left, and the plan that it followed.
 
     `rows` has a row a cell, seed and layout; `effects` a row a claim, effect and layout; `changes` a row a cell and
-    layout, compared with its base. Columns that no cell has filled yet are there, and empty.
+    layout, compared with its base; `kinds` a row a cell, and R@1 of each kind of edit (empty but for scenes). Columns
+    that no cell has filled yet are there, and empty.
     """
 
     rows: pd.DataFrame
     effects: pd.DataFrame
     changes: pd.DataFrame
+    kinds: pd.DataFrame
     plan: Plan
 
     @property
@@ -78,13 +83,15 @@ class Study(NamedTuple):
 
 
 def load_study(folder: Path = RESULTS, plan: Path = PLAN) -> Study:
-    """Reads `study.csv`, `claims.csv` and `changes.csv` of a study that followed `plan`.
+    """Reads `study.csv`, `claims.csv`, `changes.csv` and, of scenes, `kinds.csv` of a study that followed `plan`.
 
     Raises:
         InputError: one of them is not there.
     """
     rows = _read(folder / "study.csv", ("part", "cell", "x", "seed", "layout", *_SHOWN, *_FACTS))
-    return Study(rows, _read(folder / "claims.csv", _EFFECTS), _read(folder / "changes.csv", _CHANGES), load_plan(plan))
+    effects, changed = _read(folder / "claims.csv", _EFFECTS), _read(folder / "changes.csv", _CHANGES)
+    of_kinds = folder / "kinds.csv"
+    return Study(rows, effects, changed, _read(of_kinds, ()) if of_kinds.is_file() else pd.DataFrame(), load_plan(plan))
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -146,7 +153,7 @@ def ledger(study: Study) -> pd.DataFrame:
             "seeds": " to ".join(map(str, seeds[:1] + seeds[1:][-1:])), "verdict": _overall(effects),
         })  # fmt: skip
     rows += [{"claim": claim, "verdict": _NO_WAY} for claim in (_UNTESTABLE if study.of_the_paper else ())]
-    return pd.DataFrame(rows).fillna("")
+    return pd.DataFrame(rows, columns=None if rows else ["claim"]).fillna("")
 
 
 def seeds_inside(study: Study) -> tuple[int, int]:
@@ -172,6 +179,15 @@ def change_table(study: Study) -> pd.DataFrame:
         effects = {title: _interval(None if some.empty else some.iloc[0]) for title, some in on.items()}
         rows.append({"part": part, "cell": cell, "less": against, **effects, "seeds": found["seeds"].max()})
     return pd.DataFrame(rows, columns=["part", "cell", "less", *study.layouts.values(), "seeds"])
+
+
+def kind_table(study: Study) -> pd.DataFrame:
+    """R@1 of each cell for each kind of edit, over all seeds, and where its words point, in %."""
+    if study.kinds.empty:
+        return study.kinds
+    pointing = study.rows.groupby("cell")[list(_POINTING)].mean().rename(columns=_POINTING)
+    table = study.kinds.set_index("cell").join(pointing)
+    return table.map(lambda share: "" if pd.isna(share) else f"{share:.0f}")
 
 
 def _interval(effect: pd.Series | None) -> str:
@@ -245,8 +261,10 @@ def markdown(study: Study) -> str:
         "**Trials.** What choices were made by: recall on train triplets kept aside, never val.\n\n"
         f"{as_markdown(trial_table(study))}"
     )
+    kinds = ["**By kind of edit** (R@1 of each, over all seeds; then, of ATF, where words point; in %)\n\n"
+             f"{as_markdown(kind_table(study))}"] if len(study.kinds) else []  # fmt: skip
     size, dropped = ([_SMALLER.format(triplets=study.plan.triplets)], [_DROPPED]) if study.of_the_paper else ([], [])
-    return "\n\n".join([facts(study), *size, *tables, claims, changes, trials, *dropped]) + "\n"
+    return "\n\n".join([facts(study), *size, *tables, claims, changes, *kinds, trials, *dropped]) + "\n"
 
 
 def as_markdown(table: pd.DataFrame) -> str:

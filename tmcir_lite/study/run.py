@@ -1,7 +1,8 @@
 """The study: every cell of the plan with several seeds, resumable, as one table; then the effects, with intervals.
 
 `python -m tmcir_lite study` leaves in `data/results/`: `study.csv` (a row a cell, seed and layout), `outcomes.csv.gz`
-(a row a query of each), `claims.csv`, `changes.csv` (every other cell against its base) and, to be read, `study.md`.
+(a row a query of each), `claims.csv`, `changes.csv` (every other cell against its base), of scenes
+`kinds.csv` (each kind of edit for itself) and, to be read, `study.md`.
 """
 
 import gzip
@@ -29,7 +30,7 @@ from tmcir_lite.run.folder import environment
 from tmcir_lite.run.measure import Method, gallery_of, queries_of
 from tmcir_lite.run.models import load_cached, load_clip4cir, load_fusion, load_pic2word, with_cached_images
 from tmcir_lite.study.effects import changes, claims
-from tmcir_lite.study.facts import beside_recall, kinds_of_edit
+from tmcir_lite.study.facts import beside_recall, kinds_of_edit, recall_by_kind
 from tmcir_lite.study.known_edits import draw_known_edits
 from tmcir_lite.study.plan import (
     PLAN,
@@ -118,6 +119,8 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
     table, answered = _added(rows, out / "study.csv"), _added(outcomes, out / "outcomes.csv.gz")
     tables = {"study.csv": table, "outcomes.csv.gz": answered, "claims.csv": claims(plan, answered),
               "changes.csv": changes(plan, answered)}  # fmt: skip
+    if "kind" in answered:
+        tables["kinds.csv"] = recall_by_kind(answered).reset_index()
     for name, part in tables.items():
         data = part.to_csv(index=False, float_format="%.5g").encode()
         with atomic(out / name) as path:  # no time of writing in it: the same table is the same file
