@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tmcir_lite.config import PROTOCOLS, Layout, ProtocolName
+from tmcir_lite.data import picture_files
 from tmcir_lite.data.captions import join_captions
 from tmcir_lite.data.datasets import Split, load_split, union
 from tmcir_lite.data.holdout import hold_out
 from tmcir_lite.data.layouts import READERS, Triplet
+from tmcir_lite.data.pictures import load_image
 from tmcir_lite.evaluation.protocols import Protocol, protocol
 from tmcir_lite.io.files import ROOT, InputError
 
@@ -134,6 +136,29 @@ def test_a_test_split_has_no_targets(fashioniq, cirr):
 
 
 # Pictures: all there, or listed
+
+
+def test_pictures_are_decoded_once_for_all_processes_and_anew_when_they_change(fashioniq, tmp_path, monkeypatch):
+    memory, read = tmp_path / "decoded.txt", []
+    monkeypatch.setattr(picture_files, "load_image", lambda path: read.append(path.name) or load_image(path))
+
+    def load():
+        monkeypatch.setattr(picture_files, "_decoded", set())  # as in another process
+        read.clear()
+        with picture_files.remembering(memory):
+            load_split(fashioniq, "fashioniq", "val")
+        return sorted(read)
+
+    everything = load()
+    assert len(everything) == 6
+    assert load() == []
+    (fashioniq / "images" / "b.png").write_bytes(b"no picture any more")
+    with pytest.raises(InputError, match="b.png: cannot be decoded"):
+        load()
+    picture(fashioniq / "images" / "b.png")
+    assert load() == ["b.png"]
+    memory.write_bytes(b"\xff\x00 damaged")
+    assert load() == everything
 
 
 def test_missing_and_broken_pictures_stop_and_are_all_listed(fashioniq):

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +91,13 @@ def test_same_seed_same_bytes(root, tmp_path):
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert all((root / file).read_bytes() == (again / file).read_bytes() for file in files)
+
+
+def test_val_is_the_same_however_large_train_is(root, tmp_path):
+    build_scenes(dataclasses.replace(WORLD, train=8), tmp_path / "small")
+    val = [Path("captions/cap.rc2.val.json"), *(path.relative_to(root) for path in root.glob("images/dev/*"))]
+    assert len(val) > 100
+    assert all((root / file).read_bytes() == (tmp_path / "small" / file).read_bytes() for file in val)
 
 
 @pytest.mark.parametrize(("name", "count", "pairs"), [("train", 90, 4), ("val", 41, 2)])

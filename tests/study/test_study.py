@@ -139,16 +139,23 @@ def test_a_place_for_tables_that_cannot_be_is_found_before_the_work(tiny, tmp_pa
         run_study("lite", tiny, [0], ["main"], tmp_path / "file")
 
 
-def test_what_needs_drawn_pictures_is_left_out_of_a_study_of_real_ones(capsys):
-    plan = load_plan()
-    left = {cell.name for cell in plan.cells} - {cell.name for cell in chosen_cells(plan, [], drawn=False)}
-    assert {"sum, perfect", "contradicted", "all wrong"} <= left
-    assert "TMCIR, 18000" in left
-    assert not {"TMCIR", "sum, pseudo", "editor, guidance 4"} & left
+def test_what_cannot_be_drawn_of_a_dataset_is_left_out_of_its_study(capsys):
+    """Of real photos neither perfect edits nor worlds that drift; of scenes no garment worlds; of garments all."""
+    plan, garments = load_plan(), load_config("lite")
+    scenes, real = load_config("scenes"), load_config("fashioniq")
+
+    def left(cfg):
+        return {cell.name for cell in plan.cells} - {cell.name for cell in chosen_cells(plan, [], cfg)}
+
+    assert {"sum, perfect", "contradicted", "all wrong"} <= left(real)
+    assert "TMCIR, 18000" in left(real)
+    assert not {"TMCIR", "sum, pseudo", "editor, guidance 4"} & left(real)
     assert "all wrong (dose)" in capsys.readouterr().out
-    assert chosen_cells(plan, [], drawn=True) == plan.cells
-    with pytest.raises(InputError, match=r"these cells need: no drift \(drift\)"):
-        chosen_cells(plan, ["drift"], drawn=False)
+    assert "contradicted" in left(scenes)
+    assert "sum, perfect" not in left(scenes)
+    assert not left(garments)
+    with pytest.raises(InputError, match=r"these cells need .*: no drift \(drift\)"):
+        chosen_cells(plan, ["drift"], real)
 
 
 def test_an_unknown_part_is_named():

@@ -1,7 +1,7 @@
 """The picture files of a dataset: found wherever a mirror keeps them, decoded once, and what is missing or broken."""
 
+import contextlib
 import filecmp
-import functools
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -94,8 +94,7 @@ class PictureFolder:
             return f"{there[0]} and {other} differ; remove the one that is not meant"
         if not there[0].is_file():
             return f"{there[0]}: not a file, or a link that leads nowhere"
-        status = there[0].stat()
-        return _problem(there[0], status.st_size, status.st_mtime_ns) or there[0]
+        return _problem(there[0]) or there[0]
 
 
 def files_below(folder: Path) -> Iterator[tuple[Path, bool]]:
@@ -119,10 +118,37 @@ def _unread(error: OSError) -> None:
     print(f"{error.filename}: left out, cannot be read ({error.strerror})", file=sys.stderr)
 
 
-@functools.cache
-def _problem(path: Path, size: int, modified: int) -> str | None:
-    """`problem` of a benchmark picture; decoded once while size and time of the file stay the same."""
-    return problem(path, load_image)
+_decoded: set[str] = set()
+"""Of each file that could be decoded: size, time of the last change, path."""
+
+
+@contextlib.contextmanager
+def remembering(memory: Path) -> Iterator[None]:
+    """Within, a picture that could be decoded is not decoded again, nor in a later process that names the same file.
+
+    Decoding 80,000 photos takes minutes, and each notebook is a process of its own. What size or time changed of is
+    decoded anew. Several processes may remember in one file; the last one's word stands.
+    """
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # absent, or damaged: then all is decoded once more
+        _decoded.update(memory.read_text(encoding="utf-8").splitlines())
+    known = len(_decoded)
+    try:
+        yield
+    finally:
+        if len(_decoded) > known:
+            write_text(memory, "\n".join(sorted(_decoded)) + "\n")
+
+
+def _problem(path: Path) -> str | None:
+    """`problem` of a benchmark picture, which is decoded once while size and time of the file stay the same."""
+    status = path.stat()
+    stamp = f"{status.st_size} {status.st_mtime_ns} {path}"
+    if stamp in _decoded:
+        return None
+    found = problem(path, load_image)
+    if found is None:
+        _decoded.add(stamp)
+    return found
 
 
 def problem(path: Path, read: Reader) -> str | None:

@@ -11,6 +11,7 @@ from tmcir_lite.data.datasets import Split, load_split
 from tmcir_lite.data.garments import Garment, Picture, World, build_world, read_attributes
 from tmcir_lite.data.holdout import hold_out
 from tmcir_lite.data.layouts import Triplet
+from tmcir_lite.data.picture_files import remembering
 from tmcir_lite.data.scenes import Scene, SceneQuery, SceneWorld, Shot, build_scenes, read_edits, read_scenes
 from tmcir_lite.io.files import InputError, resolve
 from tmcir_lite.io.processes import main_first, pick_device
@@ -46,12 +47,13 @@ def prepare_data(cfg: Config, rules: Mapping[str, float] | None = None) -> Data:
     with main_first(pick_device(cfg.device)):
         start_run(cfg)
         draw_worlds(cfg, rules)
-    train, val = (
-        load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
-        for name in ("train", "val")
-    )
-    further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
-               for other in cfg.data.also_evaluate]  # fmt: skip
+    with remembering(cfg.run_dir / "decoded.txt"):
+        train, val = (
+            load_split(cfg.data.root, cfg.data.layout, name, cfg.data.categories, cfg.data.skip_missing)
+            for name in ("train", "val")
+        )
+        further = [load_split(other.root, other.layout, "val", skip_missing=cfg.data.skip_missing)
+                   for other in cfg.data.also_evaluate]  # fmt: skip
     kept, held = hold_out(train, cfg.data.heldout, cfg.seed)
     if cfg.data.edits_together > 1 and len({source(triplet) for triplet in kept}) == len(kept):
         raise InputError(f"data.edits_together: {cfg.data.edits_together}: no two of the {len(kept)} triplets to "

@@ -28,6 +28,7 @@ from tmcir_lite.run.folder import environment, start_run
 from tmcir_lite.run.models import (
     Fusion,
     load_aligned,
+    load_cached,
     load_clip4cir,
     load_fusion,
     load_pic2word,
@@ -153,7 +154,8 @@ def _methods(cfg: Config, data: Data) -> Iterator[tuple[Backbone | CachedEncoder
     stage1, combined = load_clip4cir(cfg)
     yield combined.backbone, [Method("CLIP4Cir, stage 1", stage1), Method("CLIP4Cir", combined)]
     for epoch, last in (("chosen", False), ("last", True)):
-        aligned = load_aligned(cfg, last)
+        kept = last == (cfg.iacma.keep == "last")  # its pictures are those of stage 2, and are encoded for both
+        aligned = load_cached(cfg, aligned=True) if kept else load_aligned(cfg, last)
         weight = tune_weight(cfg, aligned, data)[0]
         yield aligned, [Method(f"IACMA ({epoch} epoch), weighted sum", weighted_sum(weight), weight)]
     own = {"sum": plain_sum(cfg), "control": without_merging(cfg), "atf": token_fusion(cfg)}

@@ -47,11 +47,6 @@ class Alignment(Section):
     layout: Layout | None = None
     """Which of the profile's datasets it learns from, and its cells with it; None: the main one."""
 
-    @property
-    def drawn(self) -> bool:
-        """Whether it needs pictures that are drawn for it: real ones cannot be had so."""
-        return self.edits is not None or self.world is not None
-
 
 class Cell(Section):
     """One row of the study for each seed."""
@@ -128,12 +123,10 @@ def load_plan(path: Path = PLAN) -> Plan:
     return plan
 
 
-def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:
+def chosen_cells(plan: Plan, parts: Sequence[str], cfg: Config) -> list[Cell]:
     """The cells of some parts, or of all (no `parts`): then those are left out, and named, that cannot be run.
 
-    Args:
-        drawn: whether the garment world draws the pictures, so that perfect edits and worlds that drift otherwise can
-            be had.
+    Perfect edits can be drawn in a drawn world only, and worlds that drift otherwise of garments only.
 
     Raises:
         InputError: an unknown part, or one with a cell that cannot be run.
@@ -142,13 +135,19 @@ def chosen_cells(plan: Plan, parts: Sequence[str], drawn: bool) -> list[Cell]:
     if unknown:
         raise InputError(f"study: no part {min(unknown)!r}; there are {', '.join(plan.parts())}")
     cells = [cell for cell in plan.cells if not parts or cell.part in parts]
-    impossible = [cell for cell in cells if not drawn and (cell.world or plan.alignments[cell.aligned].drawn)]
+    impossible = [cell for cell in cells if not _can_be_drawn(cell, plan.alignments[cell.aligned], cfg)]
     if impossible:
         names = ", ".join(f"{cell.name} ({cell.part})" for cell in impossible)
         if parts:
-            raise InputError(f"study: only the garment world can draw what these cells need: {names}")
-        print(f"study: left out, since only the garment world can draw what they need: {names}", flush=True)
+            raise InputError(f"study: the pictures that these cells need cannot be drawn of this dataset: {names}")
+        print(f"study: left out, since their pictures cannot be drawn of this dataset: {names}", flush=True)
     return [cell for cell in cells if cell not in impossible]
+
+
+def _can_be_drawn(cell: Cell, alignment: Alignment, cfg: Config) -> bool:
+    if cell.world or alignment.world:
+        return cfg.garments is not None
+    return alignment.edits is None or cfg.drawn
 
 
 def cell_config(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], seed: int) -> Config:

@@ -72,7 +72,7 @@ def run_study(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"study: --out {out}: no folder to write to ({error.strerror}); name another") from None
-    wanted = chosen_cells(plan, parts, drawn=cfg.garments is not None)
+    wanted = chosen_cells(plan, parts, cfg)
     _check_tables(out, _data_name(cfg))
     for cell in wanted:  # a bad one is found before the first is run
         cell_config(plan, cell, profile, overrides, seeds[0])

@@ -51,8 +51,8 @@ class SceneWorld:
     An img_set is a scene and five edits of it, of which two make the same change as another to another thing. Three of
     four pairs have the first scene as their reference, so that the picture alone does not say what is wanted; the
     others lead from one member to another, also back to the first. No scene occurs twice, in train and val together,
-    and none with a held-out pair of colour and shape (`HELD_OUT`) in train. A query is well-posed: the text singles out
-    every thing that it names in the reference, and fixes what becomes of it.
+    and none with a held-out pair of colour and shape (`HELD_OUT`) in train. Val does not hang on the size of train. A
+    query is well-posed: the text singles out every thing that it names in the reference, and fixes what becomes of it.
     """
 
     seed: int
@@ -104,8 +104,8 @@ def _write(world: SceneWorld, root: Path) -> dict[Path, Shot]:
     rng, seen = random.Random(world.seed), set()
     drawn: dict[Path, Shot] = {}
     pairid = 0
-    for split, prefix, count, together in (
-        ("train", "train", world.train, world.train_pairs), ("val", "dev", world.val, world.val_pairs)
+    for split, prefix, count, together in (  # val first, so that it is the same however large train is
+        ("val", "dev", world.val, world.val_pairs), ("train", "train", world.train, world.train_pairs)
     ):  # fmt: skip
         records, places, shots, edits = [], {}, {}, []
         for group, start in enumerate(range(0, count, together)):
