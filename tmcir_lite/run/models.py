@@ -76,7 +76,7 @@ def load_aligned(cfg: Config, last: bool | None = None) -> Backbone:
 def load_cached(cfg: Config, aligned: bool = False) -> CachedEncoder:
     """The encoders that the run starts from, or those after IACMA that `iacma.keep` says, not to be trained.
 
-    The latest ones are remembered, with the features of all pictures that they have seen: of the aligned ones the
+    The latest ones (start, aligned, CLIP4Cir's) are remembered, with the features of all pictures that they have seen: of the aligned ones the
     tokens too, which a fusion may take; those of the start serve methods of pooled features.
     """
     name = _aligned(cfg, cfg.iacma.keep == "last") if aligned else cfg.backbone.name
@@ -92,7 +92,7 @@ def _cached(cfg: Config, name: str, pretrained: str | None, tokens: bool) -> Cac
     return _remembered(name, pretrained, cfg.backbone.target_pad, pick_device(cfg.device), tokens)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)
 def _remembered(
     name: str, pretrained: str | None, target_pad: float, device: torch.device, tokens: bool
 ) -> CachedEncoder:  # fmt: skip
