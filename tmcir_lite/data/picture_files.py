@@ -4,7 +4,7 @@ import contextlib
 import filecmp
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,10 +36,12 @@ class PictureFolder:
             places: image name -> paths below the folder at which it may lie; those that come first are preferred. The
                 suffix does not count, and where none holds it, it may lie in any sub-folder.
         """
+        located = {name: self._locate(candidates) for name, candidates in places.items()}
+        problems = _problems([path for path in located.values() if isinstance(path, Path)])
         files, missing = {}, {}
-        with ThreadPoolExecutor() as pool:
-            for name, found in zip(places, pool.map(self._look, places.values()), strict=True):
-                (missing if isinstance(found, str) else files)[name] = found
+        for name, found in located.items():
+            found = problems.get(found, found)
+            (missing if isinstance(found, str) else files)[name] = found
         return files, missing
 
     def missing_report(
@@ -80,7 +82,7 @@ class PictureFolder:
             return f"{self.folder} holds {sum(map(len, self._at.values()))} pictures, such as {first}"
         return f"{self.folder} holds no pictures" + (f", but such as {self._others[0]}" if self._others else "")
 
-    def _look(self, places: list[str]) -> Path | str:
+    def _locate(self, places: list[str]) -> Path | str:
         stems = [str((self.folder / place).with_suffix("")) for place in places]
         there = next((self._at[stem] for stem in stems if stem in self._at), None)
         if there and len(there) > 1:
@@ -94,7 +96,7 @@ class PictureFolder:
             return f"{there[0]} and {other} differ; remove the one that is not meant"
         if not there[0].is_file():
             return f"{there[0]}: not a file, or a link that leads nowhere"
-        return _problem(there[0]) or there[0]
+        return there[0]
 
 
 def files_below(folder: Path) -> Iterator[tuple[Path, bool]]:
@@ -139,16 +141,17 @@ def remembering(memory: Path) -> Iterator[None]:
             write_text(memory, "\n".join(sorted(_decoded)) + "\n")
 
 
-def _problem(path: Path) -> str | None:
-    """`problem` of a benchmark picture, which is decoded once while size and time of the file stay the same."""
-    status = path.stat()
-    stamp = f"{status.st_size} {status.st_mtime_ns} {path}"
-    if stamp in _decoded:
-        return None
-    found = problem(path, load_image)
-    if found is None:
-        _decoded.add(stamp)
-    return found
+def _problems(paths: Iterable[Path]) -> dict[Path, str]:
+    """What is wrong with those benchmark pictures that cannot be decoded; the others are decoded once (`_decoded`)."""
+    stamps = {}
+    for path in paths:
+        status = path.stat()
+        stamps[path] = f"{status.st_size} {status.st_mtime_ns} {path}"
+    new = [path for path, stamp in stamps.items() if stamp not in _decoded]
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(new, pool.map(lambda path: problem(path, load_image), new), strict=True))
+    _decoded.update(stamps[path] for path in new if found[path] is None)
+    return {path: reason for path, reason in found.items() if reason}
 
 
 def problem(path: Path, read: Reader) -> str | None:

@@ -76,7 +76,7 @@ def load_aligned(cfg: Config, last: bool | None = None) -> Backbone:
 def load_cached(cfg: Config, aligned: bool = False) -> CachedEncoder:
     """The encoders that the run starts from, or those after IACMA that `iacma.keep` says, not to be trained.
 
-    The latest ones (start, aligned, CLIP4Cir's) are remembered, with the features of all pictures that they have seen: of the aligned ones the
+    The latest three are remembered, with the features of all pictures that they have seen: of the aligned ones the
     tokens too, which a fusion may take; those of the start serve methods of pooled features.
     """
     name = _aligned(cfg, cfg.iacma.keep == "last") if aligned else cfg.backbone.name
