@@ -1,4 +1,4 @@
-"""`make lab` in a real browser: a notebook opens, a cell runs from the menu, and its output is seen."""
+"""`make lab` in a real browser: the tour runs from the menu, and its widget ranks what a person types."""
 
 import os
 import shutil
@@ -11,7 +11,6 @@ import urllib.request
 import nbformat
 import pytest
 
-import tmcir_lite
 from tmcir_lite.course.first_cells import notebooks
 from tmcir_lite.io.files import ROOT
 
@@ -24,9 +23,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="
 
 @pytest.fixture
 def lab(tmp_path):
-    """The address of a JupyterLab with a copy of the first notebook, which no test should save over."""
+    """The address of a JupyterLab with a copy of the tour, which no test should save over."""
     notebook = nbformat.read(notebooks()[0], as_version=4)
-    notebook.cells.insert(2, nbformat.v4.new_code_cell("import tmcir_lite\n\nprint('version', tmcir_lite.__version__)"))
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -36,6 +34,9 @@ def lab(tmp_path):
         port = free.getsockname()[1]
     own = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "RUNTIME", "DATA")}
     own |= {f"JUPYTERLAB_{name}_DIR": str(tmp_path / name) for name in ("SETTINGS", "WORKSPACES")}
+    whole = tmp_path / "SETTINGS" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    whole.parent.mkdir(parents=True)
+    whole.write_text('{"windowingMode": "none"}')  # all cells are in the page, also those not scrolled to
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "jupyterlab", str(tmp_path), "--no-browser", "--allow-root", f"--port={port}",
                "--IdentityProvider.token=", "--ServerApp.port_retries=0"]  # fmt: skip
@@ -59,19 +60,22 @@ def answers(address):
         return False
 
 
-def test_a_cell_runs_from_the_menu_and_its_output_is_seen(lab, tmp_path):
+def test_the_tour_runs_from_the_menu_and_its_widget_ranks(lab, tmp_path):
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(LONG)
         page.goto(f"{lab}/tree/first.ipynb")
-        cells = page.locator(".jp-Notebook .jp-CodeCell")
-        for number in (0, 1):
-            cells.nth(number).locator(".jp-InputArea-prompt").click()
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.locator(".lm-Menu-itemLabel", has_text="Run Selected Cell").first.click()
-        output = cells.nth(1).locator(".jp-OutputArea-output")
-        playwright.expect(output).to_have_text(f"version {tmcir_lite.__version__}\n", timeout=LONG)
-        playwright.expect(cells.nth(0).locator(".jp-OutputArea-output")).to_have_count(0)
-        page.screenshot(path=tmp_path / "lab.png")
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+        button = page.locator(".jupyter-widgets button", has_text="rank")
+        button.wait_for()
+        pictures = page.locator(".jp-CodeCell", has=button).locator("img")
+        playwright.expect(pictures).to_have_count(0)
+        page.locator(".jupyter-widgets input[type=text]").first.fill("is black and has long sleeves")
+        button.click()
+        playwright.expect(pictures).to_have_count(2)  # the ranking of two methods, and what merged
+        page.locator(".jp-CodeCell", has=button).screenshot(path=tmp_path / "widget.png")
+        playwright.expect(page.locator(".jp-RenderedText[data-mime-type*=stderr]")).to_have_count(0)
         browser.close()
