@@ -17,7 +17,7 @@ from tmcir_lite.run.data import known_attributes, prepare_data
 from tmcir_lite.study.effects import changes, judge
 from tmcir_lite.study.known_edits import known_edit
 from tmcir_lite.study.plan import alignment_config, cell_config, chosen_cells, load_plan, pictures_config, world_rules
-from tmcir_lite.study.run import _align, _run_cell, collect, run_study, write_report
+from tmcir_lite.study.run import _align, _run_cell, collect, run_study, towards_pictures, write_report
 from tmcir_lite.study.variants import EndTokenStays, SharpWordsFirst
 
 pytestmark = pytest.mark.slow
@@ -126,6 +126,18 @@ def test_a_dataset_of_real_pictures_goes_through_the_same_study(photos, tmp_path
     assert "changed" not in table
     assert page.startswith("Photos (Fashion-IQ layout")
     assert "TMCIR - CLIP4Cir" in page
+
+
+def test_queries_can_be_trained_towards_pseudo_targets(cfg, tmp_path):
+    """Another reading of IACMA: targets are an alignment's pictures; what choices are made on stays as it is."""
+    data = prepare_data(cfg)
+    there = towards_pictures(data, tmp_path)
+    for triplet, before in zip(there.kept, data.kept, strict=True):
+        assert there.train.images[triplet.target_name] == tmp_path / f"{before.id}.png"
+        assert there.train.images[triplet.reference_name] == data.train.images[before.reference_name]
+        assert (triplet.captions, triplet.id) == (before.captions, before.id)
+    assert there.held == data.held
+    assert there.val == data.val
 
 
 def test_tables_of_another_dataset_are_not_mixed_with(tables, photos):

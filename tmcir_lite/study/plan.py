@@ -62,6 +62,8 @@ class Cell(Section):
     """Of method TMCIR; a name in `variants.FUSIONS`."""
     triplets: Triplets | None = None
     """What it learns from; None: as its alignment says."""
+    targets: Literal["real", "pseudo"] = "real"
+    """What its queries are trained towards: "pseudo" are the pictures of its alignment."""
     neighbours: int = 1
     """More than 1: batches with hard negatives (`run.data.Data`)."""
     world: dict[str, int | float] | None = None

@@ -8,6 +8,7 @@
 import gzip
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -156,6 +157,8 @@ def _run_cell(plan: Plan, cell: Cell, profile: str, overrides: Sequence[str], se
             _link(cfg.run_dir / folder, cfg.run_dir.with_name(slug(cell.models)) / folder)
     count = cell.triplets or plan.alignments[cell.aligned].triplets or plan.triplets
     data = _data(cfg, count, cell.world)._replace(neighbours=cell.neighbours)
+    if cell.targets == "pseudo":
+        data = towards_pictures(data, aligned / "pseudo_targets")
     backbone, method, facts = _train(cfg, cell, data)
     splits = [data.val, *data.further]
     measured = [] if cell.part == TUNING else [_measure(cfg, method, split, backbone) for split in splits]
@@ -177,6 +180,17 @@ def _data(cfg: Config, triplets: int | str, world: Mapping[str, float] | None) -
     """The dataset of a cell or an alignment, with as many of the triplets to learn from, drawn by the seed."""
     data = prepare_data(cfg, world_rules(world))
     return data if triplets == "all" else data._replace(kept=sample(data.kept, triplets, cfg.seed))
+
+
+def towards_pictures(data: Data, folder: Path) -> Data:
+    """The same data, whose triplets to learn from have the picture `<id>.png` of a folder as their target.
+
+    So stage 2 reads IACMA otherwise: the *composed* query, not the caption alone, is brought to the pseudo-target.
+    """
+    names = {triplet.id: f"pseudo-target {triplet.id}" for triplet in data.kept}
+    images = data.train.images | {name: folder / f"{of}.png" for of, name in names.items()}
+    kept = [replace(triplet, target_name=names[triplet.id]) for triplet in data.kept]
+    return data._replace(train=replace(data.train, images=images), kept=kept)
 
 
 def _measure(
