@@ -19,7 +19,7 @@ def step_losses(losses: Sequence[float], guessing: float | None = None) -> Figur
     if guessing is not None:
         axis.axhline(guessing, color="black", linestyle="--", label="guessing: log B")
     axis.set(xlabel="step", ylabel="loss of its batch")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.08 * max([*losses, guessing or 0]))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if guessing is not None:
         axis.legend(loc="lower left")

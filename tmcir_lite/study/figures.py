@@ -19,7 +19,7 @@ from tmcir_lite.study.report import ABSENT, LAYOUTS, Study
 _COLOURS = {"fashioniq": "#0072b2", "cirr": "#e69f00"}  # Okabe and Ito's, as below
 _VERDICTS = {HOLDS: "#009e73", NEITHER: "0.5", REVERSE: "#d55e00"}
 _MARKERS = {"fashioniq": "o", "cirr": "s"}
-_TICKS = (-50, -20, -10, -7, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 7, 10, 20, 50)
+_TICKS = (-50, -20, -10, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 10, 20, 50)
 _OFF = "TMCIR, merging off"
 _HALF = "TMCIR"
 _SUM = "fine-tuned sum"
