@@ -225,6 +225,7 @@ def test_kinds_of_edit_are_told_with_where_words_point(write, tmp_path):
     assert table.loc["image only"].tolist()[:3] == ["9", "0", ""]
     assert table.loc["TMCIR"].tolist()[:3] == ["41", "26", "25"]
     assert "By kind of edit" in markdown(study)
+    assert {"9", "41", "26"} <= set(said_in(figures.kinds(study)))
     assert "By kind of edit" not in markdown(study._replace(kinds=pd.DataFrame()))
 
 

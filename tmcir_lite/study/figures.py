@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -234,6 +235,19 @@ def effects(study: Study) -> Figure:
              for name, title in study.layouts.items()]  # fmt: skip
     marks += [Line2D([], [], color=colour, linewidth=3, label=verdict) for verdict, colour in _VERDICTS.items()]
     axis.legend(handles=marks, fontsize=10, ncols=5, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    return _done(figure)
+
+
+@themed
+def kinds(study: Study) -> Figure:
+    """Of scenes: R@1 of each cell, a row, for each kind of edit and for all, a column; over all seeds."""
+    table = study.kinds.set_index("cell")
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.2))
+    sns.heatmap(table, vmin=0, vmax=100, cmap="Blues", annot=True, fmt=".0f", cbar=False, linewidths=1, ax=axis)
+    axis.set(xlabel="", ylabel="")
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.tick_params(axis="y", rotation=0)
     return _done(figure)
 
 
