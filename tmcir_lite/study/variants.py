@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tmcir_lite.config import Config
 from tmcir_lite.method.atf import ATF, Match, match
+from tmcir_lite.method.encoders import ImageFeatures
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.losses import InfoNCE
 from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
@@ -62,6 +63,25 @@ class TwoBlocks(ATF):
         self.block = nn.TransformerEncoder(self.block, num_layers=2, enable_nested_tensor=False)
 
 
+class PooledImageToo(ATF):
+    """ATF with one more visual token, the last: the image's pooled feature, into which no word merges.
+
+    The text's pooled feature is among its tokens as it is, as that of the end token.
+    """
+
+    def __init__(self, dim: int, num_visual: int, num_text: int, **options):
+        super().__init__(dim, num_visual + 1, num_text, **options)
+
+    def visual_tokens(self, image: ImageFeatures) -> Tensor:
+        """B (N+1) D."""
+        return torch.cat([image.tokens, image.pooled[:, None]], dim=1)
+
+    @staticmethod
+    def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> Match:
+        """See `atf.match`; S is B (N+1) M."""
+        return match(S[:, :-1], text_mask, threshold, threshold_is)
+
+
 class EndTokenStays(ATF):
     """ATF whose end token, which stands for the whole text, never merges."""
 
@@ -96,6 +116,7 @@ FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "without positions": partial(token_fusion, module=WithoutPositions),
     "pooled by mean": partial(token_fusion, module=PooledByMean),
     "two blocks": partial(token_fusion, module=TwoBlocks),
+    "pooled image too": partial(token_fusion, module=PooledImageToo),
     "end token stays": partial(token_fusion, module=EndTokenStays),
     "sharp words first": partial(token_fusion, module=SharpWordsFirst),
     "without residual": partial(token_fusion, module=WithoutResidual),
