@@ -241,9 +241,8 @@ def effects(study: Study) -> Figure:
 @themed
 def kinds(study: Study) -> Figure:
     """Of scenes: R@1 of each cell, a row, for each kind of edit and for all, a column; over all seeds."""
-    table = study.kinds.set_index("cell")
-    figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.2))
-    sns.heatmap(table, vmin=0, vmax=100, cmap="Blues", annot=True, fmt=".0f", cbar=False, linewidths=1, ax=axis)
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(study.kinds) + 1.2))
+    sns.heatmap(study.kinds, vmin=0, vmax=100, cmap="Blues", annot=True, fmt=".0f", cbar=False, linewidths=1, ax=axis)
     axis.set(xlabel="", ylabel="")
     axis.xaxis.tick_top()
     axis.tick_params(length=0)

@@ -90,8 +90,10 @@ def load_study(folder: Path = RESULTS, plan: Path = PLAN) -> Study:
     """
     rows = _read(folder / "study.csv", ("part", "cell", "x", "seed", "layout", *_SHOWN, *_FACTS))
     effects, changed = _read(folder / "claims.csv", _EFFECTS), _read(folder / "changes.csv", _CHANGES)
-    of_kinds = folder / "kinds.csv"
-    return Study(rows, effects, changed, _read(of_kinds, ()) if of_kinds.is_file() else pd.DataFrame(), load_plan(plan))
+    of_kinds, laid_down = folder / "kinds.csv", load_plan(plan)
+    kinds = _read(of_kinds, ()).set_index("cell") if of_kinds.is_file() else pd.DataFrame()
+    order = [cell.name for cell in laid_down.cells if cell.name in kinds.index]
+    return Study(rows, effects, changed, kinds.reindex(order), laid_down)
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -186,7 +188,7 @@ def kind_table(study: Study) -> pd.DataFrame:
     if study.kinds.empty:
         return study.kinds
     pointing = study.rows.groupby("cell")[list(_POINTING)].mean().rename(columns=_POINTING)
-    table = study.kinds.set_index("cell").join(pointing)
+    table = study.kinds.join(pointing)
     return table.map(lambda share: "" if pd.isna(share) else f"{share:.0f}")
 
 
