@@ -1,5 +1,6 @@
 """A tiny CLIP and a tiny editor with random weights, of the same classes as the lite ones, for the tests to run on."""
 
+import hypothesis
 import open_clip
 import pytest
 import torch
@@ -11,6 +12,9 @@ from tmcir_lite.pretrain.autoencoder import build_autoencoder
 from tmcir_lite.pretrain.tokenizer import train_tokenizer
 from tmcir_lite.pretrain.worlds import garments
 from tmcir_lite.run import measure, stages
+
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,7 @@ def test_gallery_holds_near_duplicates_of_targets(root):
 
 
 @given(st.integers(0, 10_000), st.sampled_from(CATEGORIES), st.sampled_from(ATTRIBUTES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_phrase_fixes_the_new_value(seed, category, attribute):
     (old,) = garments(seed, category)
     phrases = {
@@ -91,7 +91,7 @@ def test_a_phrase_fixes_the_new_value(seed, category, attribute):
 
 
 @given(st.integers(0, 10_000), st.sampled_from(CATEGORIES), st.sampled_from(ATTRIBUTES))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_attribute_can_be_seen(seed, category, attribute):
     (old,) = garments(seed, category)
     nuisance = dataclasses.replace(sample_nuisance(random.Random(seed)), grain=0.0)
@@ -101,7 +101,6 @@ def test_every_attribute_can_be_seen(seed, category, attribute):
 
 
 @given(st.integers(0, 10_000), st.sampled_from(CATEGORIES), st.integers(1, 4))
-@settings(deadline=None)
 def test_change_keeps_category_and_half(seed, category, number):
     (old,) = garments(seed, category)
     new = sample_change(random.Random(seed), old, number, keep=("colour",))

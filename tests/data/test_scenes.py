@@ -165,7 +165,7 @@ def test_groups_hold_twins(root, known):
 
 
 @given(SEEDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_one_text_never_asks_for_two_things(seed):
     rng = random.Random(seed)
     scene, asked = sample_scene(rng, pretraining=False), {}
@@ -175,7 +175,7 @@ def test_one_text_never_asks_for_two_things(seed):
 
 
 @given(SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_mention_singles_out_one_thing(seed):
     rng = random.Random(seed)
     scene = sample_scene(rng, pretraining=True)
@@ -186,7 +186,7 @@ def test_a_mention_singles_out_one_thing(seed):
 
 
 @given(SEEDS, st.sampled_from(KINDS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_possible_edit_is_found_again(seed, kind):
     scene = sample_scene(random.Random(seed), pretraining=True)
     edits = possible_edits(scene, kind)
@@ -262,7 +262,7 @@ def test_a_scene_with_too_few_things_or_two_at_one_place_is_refused():
 
 
 @given(SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_full_description_fits_no_other_scene(seed):
     scene = sample_scene(random.Random(seed), pretraining=True)
     text = describe_scene(random.Random(seed), scene)
@@ -287,7 +287,7 @@ def test_short_descriptions_are_true_and_relations_are_as_seen():
 
 
 @given(SEEDS, st.sampled_from(tuple(LOOKS)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_attribute_can_be_seen(seed, look):
     rng = random.Random(seed)
     scene = sample_scene(rng, pretraining=True)
@@ -305,7 +305,7 @@ def test_drawing_is_the_same_again():
 
 
 @given(SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_thing_stays_about_its_place(seed):
     rng = random.Random(seed)
     backdrop = dataclasses.replace(sample_backdrop(rng), grain=0.0)

@@ -14,7 +14,7 @@ from tmcir_lite.evaluation.protocols import evaluate_split
 from tmcir_lite.evaluation.ranking import recall, subset_ranks, target_ranks, top
 from tmcir_lite.io.files import InputError
 
-quickly = settings(max_examples=30, deadline=None)
+quickly = settings(max_examples=30)
 
 
 def directions(*degrees):

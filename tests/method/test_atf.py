@@ -11,7 +11,7 @@ from tmcir_lite.method.atf import ATF, match, merge, merge_weights, pool, simila
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
 from tmcir_lite.study.variants import PooledByMean, WithoutPositions, WithoutResidual
 
-quickly = settings(max_examples=25, deadline=None)
+quickly = settings(max_examples=25)
 
 
 @st.composite
