@@ -622,8 +622,8 @@ study("whose table is of other columns", table("study.csv", "a,b\n1,2\n"), "stud
 study("whose table is binary", table("study.csv", b"\xff\xfe\x00\x80"), "study.csv")
 study("whose table is of other data", table("study.csv", "cell,seed,data\nTMCIR,0,moon\n"), "study.csv", "moon")
 study("whose outcomes are no gzip", table("outcomes.csv.gz", "cell,seed\n"), "outcomes.csv.gz")
-study("of scenes with drawn edits", lambda p: ["--parts", "dose", "--set", "garments=null", "--set",
-      f"scenes={{root: {p.folder}/scenes, seed: 0, train: 20, val: 9}}"], "garment world")  # fmt: skip
+study("of scenes with worlds of garments", lambda p: ["--parts", "drift", "--set", "garments=null", "--set",
+      f"scenes={{root: {p.folder}/scenes, seed: 0, train: 20, val: 9}}"], "cannot be drawn")  # fmt: skip
 
 # The notebooks
 

@@ -227,8 +227,8 @@ def test_start_run_writes_what_a_result_has_to_name(tmp_path):
 
 def test_a_run_goes_on_with_the_same_configuration_only(tmp_path):
     runs = f"runs={tmp_path}"
-    start_run(load_config("lite", [runs]))
-    start_run(load_config("lite", [runs]))
+    start_run(load_config("lite", [runs, "iacma.epochs=3"]))
+    start_run(load_config("lite", [runs, "iacma.epochs=3"]))
     with pytest.raises(InputError, match=r"iacma.epochs \(3 there, 9 now\); choose another name= or remove") as caught:
         start_run(load_config("lite", [runs, "iacma.epochs=9"]))
     assert "atf" not in str(caught.value)

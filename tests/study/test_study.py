@@ -12,14 +12,13 @@ from tmcir_lite.config import load_config
 from tmcir_lite.evaluation.intervals import paired_difference
 from tmcir_lite.io.files import InputError
 from tmcir_lite.method.atf import ATF
-from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
 from tmcir_lite.run import stages
 from tmcir_lite.run.data import known_attributes, prepare_data
 from tmcir_lite.study.effects import changes, judge
 from tmcir_lite.study.known_edits import known_edit
 from tmcir_lite.study.plan import alignment_config, cell_config, chosen_cells, load_plan, pictures_config, world_rules
 from tmcir_lite.study.run import _align, _run_cell, collect, run_study, towards_pictures, write_report
-from tmcir_lite.study.variants import EndTokenStays, PooledImageToo, SharpWordsFirst
+from tmcir_lite.study.variants import EndTokenStays
 
 pytestmark = pytest.mark.slow
 
@@ -282,7 +281,7 @@ def test_verdicts():
 
 
 @pytest.mark.parametrize(("variant", "merged"), [
-    (ATF, [1, 3]), (EndTokenStays, [1, 2]), (SharpWordsFirst, [1, 2]),
+    (ATF, [1, 3]), (EndTokenStays, [1, 2]),
 ])  # fmt: skip
 def test_which_half_of_the_words_merges(variant, merged):
     """Word 2 has one patch that stands out; the end token, 3, is like all of them."""
@@ -292,17 +291,3 @@ def test_which_half_of_the_words_merges(variant, merged):
     assert found.merged[0].nonzero().flatten().tolist() == merged
     assert torch.equal(found.text_mask, mask)
     assert torch.equal(found.score, S.amax(dim=1))
-
-
-def test_the_pooled_image_takes_part_and_no_word_merges_into_it():
-    torch.manual_seed(0)
-    fusion = PooledImageToo(8, 4, 5, threshold=0.0, heads=2).requires_grad_(False).eval()
-    torch.nn.init.normal_(fusion.head.project.weight)
-    image = ImageFeatures(torch.randn(2, 8), torch.randn(2, 4, 8))
-    text = TextFeatures(torch.randn(2, 8), image.pooled[:, None].repeat(1, 5, 1), torch.ones(2, 5, dtype=torch.bool))
-    fused = fusion.fuse(fusion.visual_tokens(image), text.tokens, text.mask)
-    assert fused.tokens.shape[1] == 4 + 1 + 5
-    assert fused.match.merged.all()  # each is the same as the pooled image, and merges into its best patch for all that
-    assert (fused.match.index < 4).all()
-    fusion.head.text_logit.fill_(100)  # the head takes nothing of the image: what it says comes by way of the tokens
-    assert not torch.allclose(fusion(image._replace(pooled=-image.pooled), text), fusion(image, text))

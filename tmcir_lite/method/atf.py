@@ -197,10 +197,6 @@ class ATF(nn.Module):
     def _positions(self, count: int) -> nn.Parameter:
         return nn.Parameter(0.02 * torch.randn(count, self.dim))
 
-    def visual_tokens(self, image: ImageFeatures) -> Tensor:
-        """What of an image takes part, B N D: its patches' tokens."""
-        return image.tokens
-
     def place(self, V: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
         """Adds to each token, B N D and B M D, the embedding of its position."""
         return V + self.visual_position, T + self.text_position[: T.shape[1]]
@@ -216,7 +212,7 @@ class ATF(nn.Module):
 
     def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Encoder outputs of the reference images and of the relative captions -> query features, B D, of length 1."""
-        fused = self.fuse(self.visual_tokens(image), text.tokens, text.mask)
+        fused = self.fuse(image.tokens, text.tokens, text.mask)
         tokens, mask = pack(fused.tokens, fused.mask)
         f = self.norm(self.block(tokens, src_key_padding_mask=~mask))
         return self.head(pool(f, mask, self.pool_query), image.pooled, text.pooled)

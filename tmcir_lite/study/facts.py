@@ -48,8 +48,7 @@ def beside_recall(cfg: Config, model, split: Split) -> dict[str, float]:
     cost = {"fusion_ms": 1000 * min(seconds(partial(model.fusion, image, text)) for _ in range(3)) / len(some)}
     if not isinstance(model.fusion, ATF):
         return cost
-    fused = model.fusion.fuse(model.fusion.visual_tokens(image), text.tokens, text.mask)
-    queries = scene_queries(split)
+    fused, queries = model.fusion.fuse(image.tokens, text.tokens, text.mask), scene_queries(split)
     if queries is not None:
         words = [model.backbone.words(text) for text in texts]
         cost |= where_words_point(fused.match, words, [queries[t.id] for t in some], model.backbone.grid)

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from tmcir_lite.config import Config
 from tmcir_lite.method.atf import ATF, Match, match
-from tmcir_lite.method.encoders import ImageFeatures
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.losses import InfoNCE
 from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
@@ -63,25 +62,6 @@ class TwoBlocks(ATF):
         self.block = nn.TransformerEncoder(self.block, num_layers=2, enable_nested_tensor=False)
 
 
-class PooledImageToo(ATF):
-    """ATF with one more visual token, the last: the image's pooled feature, into which no word merges.
-
-    The text's pooled feature is among its tokens as it is, as that of the end token.
-    """
-
-    def __init__(self, dim: int, num_visual: int, num_text: int, **options):
-        super().__init__(dim, num_visual + 1, num_text, **options)
-
-    def visual_tokens(self, image: ImageFeatures) -> Tensor:
-        """B (N+1) D."""
-        return torch.cat([image.tokens, image.pooled[:, None]], dim=1)
-
-    @staticmethod
-    def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> Match:
-        """See `atf.match`; S is B (N+1) M."""
-        return match(S[:, :-1], text_mask, threshold, threshold_is)
-
-
 class EndTokenStays(ATF):
     """ATF whose end token, which stands for the whole text, never merges."""
 
@@ -90,16 +70,6 @@ class EndTokenStays(ATF):
         """See `atf.match`."""
         words = text_mask & text_mask.roll(-1, dims=1)
         return match(S, words, threshold, threshold_is)._replace(text_mask=text_mask)
-
-
-class SharpWordsFirst(ATF):
-    """ATF whose words merge by how far their best patch stands out from the others: words that point come first."""
-
-    @staticmethod
-    def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> Match:
-        """See `atf.match`."""
-        sharp = match(S - S.mean(dim=1, keepdim=True), text_mask, threshold, threshold_is)
-        return sharp._replace(score=S.amax(dim=1))
 
 
 def _cross_attention(cfg: Config) -> Fusion:
@@ -116,9 +86,7 @@ FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "without positions": partial(token_fusion, module=WithoutPositions),
     "pooled by mean": partial(token_fusion, module=PooledByMean),
     "two blocks": partial(token_fusion, module=TwoBlocks),
-    "pooled image too": partial(token_fusion, module=PooledImageToo),
     "end token stays": partial(token_fusion, module=EndTokenStays),
-    "sharp words first": partial(token_fusion, module=SharpWordsFirst),
     "without residual": partial(token_fusion, module=WithoutResidual),
 }
 """What `plan.yaml` calls a cell's fusion -> the fusion, as the run's other settings have it."""
