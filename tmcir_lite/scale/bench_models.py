@@ -198,7 +198,10 @@ def _editing(cfg: Config, data: Data, count: int) -> Comparison:
         drawn = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
         return torch.allclose(drawn, (decoded.float().cpu() / 2 + 0.5).clamp(0, 1), atol=1 / 255)
 
-    return Comparison(f"editing {count} pictures", "its UNet and autoencoder alone", draw, again, 1.1, same=same)
+    return Comparison(
+        f"editing {count} pictures", "its UNet and autoencoder alone", draw, again, 1.1, same=same,
+        note="beside them: the texts are encoded, and pictures turned into tensors and back",
+    )  # fmt: skip
 
 
 def _recorded(call: Callable, calls: list[tuple[Callable, tuple, dict]]) -> Callable:
