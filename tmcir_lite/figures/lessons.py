@@ -18,11 +18,10 @@ def step_losses(losses: Sequence[float], guessing: float | None = None) -> Figur
     axis.plot(range(1, len(losses) + 1), losses, marker="o", label="training")
     if guessing is not None:
         axis.axhline(guessing, color="black", linestyle="--", label="guessing: log B")
+        axis.legend(loc="lower left")
     axis.set(xlabel="step", ylabel="loss of its batch")
     axis.set_ylim(0, 1.08 * max([*losses, guessing or 0]))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if guessing is not None:
-        axis.legend(loc="lower left")
     figure.tight_layout()
     return figure
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,10 +108,8 @@ def _draw(
     part = folder / f"manifest-{state.process_index}.jsonl"
     progress = Progress("pseudo-targets", sum(map(len, batches)), quiet=not state.is_main_process)
     for batch in batches:
-        paths = [folder / f"{job.id}.png" for job in batch]
-        with ThreadPoolExecutor() as pool:
-            said = pool.map(_save, _drawn(pipeline, batch, settings), paths)
-            lines = [_record(job, shared) | of_picture for job, of_picture in zip(batch, said, strict=True)]
+        lines = [_record(job, shared) | _save(drawn, folder / f"{job.id}.png")
+                 for job, drawn in zip(batch, _drawn(pipeline, batch, settings), strict=True)]  # fmt: skip
         with open(part, "a", encoding="utf-8") as manifest:
             manifest.writelines(json.dumps(line) + "\n" for line in lines)
         progress.advance(len(batch))

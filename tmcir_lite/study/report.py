@@ -155,7 +155,7 @@ def ledger(study: Study) -> pd.DataFrame:
             "seeds": " to ".join(map(str, seeds[:1] + seeds[1:][-1:])), "verdict": _overall(effects),
         })  # fmt: skip
     rows += [{"claim": claim, "verdict": _NO_WAY} for claim in (_UNTESTABLE if study.of_the_paper else ())]
-    return pd.DataFrame(rows, columns=None if rows else ["claim"]).fillna("")
+    return pd.DataFrame(rows, columns=["claim", "test", *study.layouts.values(), "seeds", "verdict"]).fillna("")
 
 
 def seeds_inside(study: Study) -> tuple[int, int]:
@@ -185,8 +185,6 @@ def change_table(study: Study) -> pd.DataFrame:
 
 def kind_table(study: Study) -> pd.DataFrame:
     """R@1 of each cell for each kind of edit, over all seeds, and where its words point, in %."""
-    if study.kinds.empty:
-        return study.kinds
     pointing = study.rows.groupby("cell")[list(_POINTING)].mean().rename(columns=_POINTING)
     table = study.kinds.join(pointing)
     return table.map(lambda share: "" if pd.isna(share) else f"{share:.0f}")
