@@ -175,6 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measure", type=int, default=1000, help="held-out edits for the card")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw; the weights are the same")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     device, work, world = torch.device(options.device), resolve(options.work), WORLDS[options.world]
@@ -194,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     def batches(epoch):
         data = EditBatches(world, tokenizer, options.seed, epoch, options.steps, options.batch)
-        return DataLoader(data, batch_size=None, num_workers=1)
+        return DataLoader(data, batch_size=None, num_workers=options.workers)
 
     @torch.no_grad()
     def validate():
