@@ -1,5 +1,7 @@
 """The rehearsal: the run's own stages on stand-ins, and a profile with what fits."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from tmcir_lite.__main__ import main
 from tmcir_lite.config import load_config
 from tmcir_lite.io.files import InputError
 from tmcir_lite.scale import needs, rehearsal, rehearsal_profile
-from tmcir_lite.scale.rehearsal import rehearse
+from tmcir_lite.scale.rehearsal import Reading, rehearse
 from tmcir_lite.scale.standins import random_editor
 
 pytestmark = pytest.mark.slow
@@ -29,6 +31,7 @@ def test_tells_what_each_stage_takes_and_writes_a_profile(name, small, tmp_path,
     said = capsys.readouterr().out
     assert "NOT THERE (data/README.md says how to get it); the published counts are used" in said
     assert "NOT in this machine's cache" in said
+    assert "\nreading: " in said
     for stage in ("pseudo-targets", "iacma", "atf", "control", "sum", "evaluation"):
         assert f"\n| {stage} " in said
     assert f"{round(0.9 * {'fashioniq': 18000, 'cirr': 28225}[name]) * 5}" in said  # pairs of IACMA's five epochs
@@ -50,9 +53,22 @@ def test_halves_until_it_fits(small, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     cfg = load_config("fashioniq", small)
-    found, cost = rehearsal._rehearse_training(cfg, "iacma", "iacma", train, torch.device("cpu"), items=3600)
+    instant = Reading(ahead=math.inf, between=math.inf)
+    found, cost = rehearsal._rehearse_training(cfg, "iacma", "iacma", train, torch.device("cpu"), 3600, 1, instant)
     assert tried == [2, 1]
     assert (found.iacma.chunk, cost.at_once, cost.rate, cost.hours) == (1, 1, 8.0, 0.125)
+
+
+@pytest.mark.parametrize(("ahead", "between", "rate"), [
+    (math.inf, 40.0, 10.0),  # 2 steps of 4 pairs took 1.2 s, of which the 16 pictures took 0.4
+    (12.0, 40.0, 6.0),  # a run's processes read 12 pictures a second, and a pair has two
+    (math.inf, 1.0, 160.0),  # it read all the time: the history's shortest time is 0.05 s
+])  # fmt: skip
+def test_reading_is_told_from_computing(small, ahead, between, rate):
+    cfg, train = load_config("fashioniq", small), lambda cfg: rehearsal.pd.DataFrame({"seconds": [None, 9.0, 1.2]})
+    reading = Reading(ahead, between)
+    _, cost = rehearsal._rehearse_training(cfg, "atf", "atf", train, torch.device("cpu"), 1, 2, reading)
+    assert cost.rate == pytest.approx(rate)
 
 
 def test_the_largest_that_fits():

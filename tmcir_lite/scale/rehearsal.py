@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
+from torch.utils.data import DataLoader
 
 from tmcir_lite.config import Config
+from tmcir_lite.data.batches import Examples
+from tmcir_lite.data.picture_cache import picture_reader
 from tmcir_lite.data.pictures import load_image
 from tmcir_lite.evaluation.features import encode_images
-from tmcir_lite.io.files import InputError, write_text
+from tmcir_lite.io.files import InputError, resolve, write_text
 from tmcir_lite.io.processes import pick_device
 from tmcir_lite.pseudo_targets.editors import edit, load_editor
 from tmcir_lite.run import measure, stages
@@ -28,14 +31,24 @@ from tmcir_lite.scale.rehearsal_profile import STEPS, with_stand_ins, write_fill
 
 _LARGEST = 64  # pictures an editor is tried with at once
 _TRAININGS = (
-    ("iacma", "iacma", stages.train_iacma),
-    ("atf", "atf", stages.train_atf),
-    ("control", "atf", stages.train_control),
-    ("sum", "atf", stages.train_sum),
-    ("clip4cir", "clip4cir", stages.train_clip4cir),
+    ("iacma", "iacma", stages.train_iacma, 1),
+    ("atf", "atf", stages.train_atf, 2),
+    ("control", "atf", stages.train_control, 2),
+    ("sum", "atf", stages.train_sum, 2),
+    ("clip4cir", "clip4cir", stages.train_clip4cir, 2),
 )
-"""Folder in the run, section of the profile, stage."""
+"""Folder in the run, section of the profile, stage, pictures of a pair."""
+_READ_AT_ONCE = 16
 _PASSES = 8  # backbones that the evaluation encodes a gallery with
+
+
+class Reading(NamedTuple):
+    """Pictures a second that are brought to the encoder's pixels."""
+
+    ahead: float
+    """By the profile's `data.workers`, while the device computes."""
+    between: float
+    """By the rehearsal itself, from its cache, before each step."""
 
 
 class Cost(NamedTuple):
@@ -77,17 +90,18 @@ def rehearse(cfg: Config) -> tuple[str, Path]:
     batch, editing = _rehearse_editor(small, device, cfg.editor.steps, cfg.editor.limit or triplets)
     found, costs = {"editor": {"batch": batch}}, [editing]
     stages.make_pseudo_targets(small)
-    kept = round(triplets * (1 - cfg.data.heldout))
-    for folder_name, section, train in _TRAININGS:
-        small, cost = _rehearse_training(
-            small, folder_name, section, train, device, kept * getattr(cfg, section).epochs
-        )
+    reading, kept = _rehearse_reading(small, cfg), round(triplets * (1 - cfg.data.heldout))
+    for folder_name, section, train, pictures in _TRAININGS:
+        items = kept * getattr(cfg, section).epochs
+        small, cost = _rehearse_training(small, folder_name, section, train, device, items, pictures, reading)
         found[section] = {"chunk": getattr(small, section).chunk}
         costs.append(cost)
     stages.train_pic2word(small)
     measure.evaluate(small)
     costs.append(_rehearse_encoding(small, device, gallery * _PASSES))
-    report = "\n".join([*lines, "", _table(costs), "", f"in all {sum(cost.hours for cost in costs):.2f} hours"])
+    said = (f"reading: {reading.ahead:.3g} pictures a second with data.workers: {cfg.data.workers}; no training is "
+            "quicker than its pictures are read, and data.cache reads photos once")  # fmt: skip
+    report = "\n".join([*lines, "", _table(costs), "", said, f"in all {sum(c.hours for c in costs):.2f} hours"])
     write_text(folder / "report.md", report + "\n")
     for used in (path for path in folder.iterdir() if path.is_dir()):
         shutil.rmtree(used)  # random weights of gigabytes
@@ -130,10 +144,35 @@ def _largest(run: Callable[[int], object], smallest: int, largest: int) -> int:
     return fits
 
 
+def _rehearse_reading(small: Config, cfg: Config) -> Reading:
+    """Reads the drawn pictures as the profile would, and from the rehearsal's own cache."""
+    data, backbone = prepare_data(small), load_start(small)
+    paths = list(dict.fromkeys(data.train.images.values()))
+    cache = resolve(small.data.cache)
+
+    def rate(folder: Path | None, workers: int) -> float:
+        read = picture_reader(paths, backbone.transform, folder)
+        count = 8 * _READ_AT_ONCE * max(1, workers)
+        wanted = (paths * (1 + count // len(paths)))[:count]
+        examples = Examples({"pictures": wanted}, torch.zeros(count, 1), read)
+        batches = iter(DataLoader(examples, _READ_AT_ONCE, num_workers=workers))
+        next(batches)  # by then the reading processes are at work
+        started = time.perf_counter()
+        read = sum(len(batch["pictures"]) for batch in batches)
+        return read / (time.perf_counter() - started)
+
+    return Reading(rate(cache if cfg.data.cache else None, cfg.data.workers), rate(cache, 0))
+
+
 def _rehearse_training(
-    cfg: Config, folder: str, section: str, train: Callable[[Config], pd.DataFrame], device: torch.device, items: int
-) -> tuple[Config, Cost]:
-    """Halves the number of pairs encoded at once until a training fits into memory; returns the profile that does."""
+    cfg: Config, folder: str, section: str, train: Callable[[Config], pd.DataFrame], device: torch.device, items: int,
+    pictures: int, reading: Reading,
+) -> tuple[Config, Cost]:  # fmt: skip
+    """Halves the number of pairs encoded at once until a training fits into memory; returns the profile that does.
+
+    A run reads ahead while the device computes, a rehearsal of a few steps reads between them: so what it read is taken
+    off its time, and the slower of computing and reading ahead decides the rate.
+    """
     batch = getattr(cfg, section).batch
     while True:
         chunk = getattr(cfg, section).chunk or batch
@@ -149,8 +188,9 @@ def _rehearse_training(
                              "backbone.gradient_checkpointing: true")  # fmt: skip
         smaller = getattr(cfg, section).model_copy(update={"chunk": chunk // 2})
         cfg = cfg.model_copy(update={section: smaller})
-    seconds = max(float(history["seconds"].iloc[-1]), 0.05)  # the history gives tenths of a second
-    cost = Cost(folder, chunk, _peak(device), STEPS * batch / seconds, items)
+    seconds = float(history["seconds"].iloc[-1]) - STEPS * batch * pictures / reading.between
+    computing = STEPS * batch / max(seconds, 0.05)  # the history gives tenths of a second
+    cost = Cost(folder, chunk, _peak(device), min(computing, reading.ahead / pictures), items)
     _say(cost)
     return cfg, cost
 

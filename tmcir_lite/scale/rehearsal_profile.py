@@ -31,7 +31,7 @@ def with_stand_ins(cfg: Config, folder: Path, device: torch.device) -> Config:
     garments = GarmentsSettings(root=str(folder / "world"), seed=0, val=6, gallery=8, cirr_val=12, family=2, **sizes)
     data = cfg.data.model_copy(update={
         "root": str(folder / "world" / cfg.data.layout), "categories": None, "also_evaluate": [], "workers": 0,
-        "edits_together": 1,
+        "cache": str(folder / "pictures"), "edits_together": 1,
     })  # fmt: skip
     backbone, editor = cfg.backbone, cfg.editor.model_copy(update={"limit": None, "steps": _few_steps(cfg.editor)})
     if not backbone.name.startswith("local-dir:"):
