@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,14 @@ from torch.nn import functional as F
 from tmcir_lite.method import atf
 from tmcir_lite.method.atf import ATF, match, merge, merge_weights, pool, similarity
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
-from tmcir_lite.study.variants import PooledByMean, WithoutPositions, WithoutResidual
+from tmcir_lite.study.variants import (
+    Gated,
+    GatedHead,
+    GatedWithoutTokens,
+    PooledByMean,
+    WithoutPositions,
+    WithoutResidual,
+)
 
 quickly = settings(max_examples=25)
 
@@ -219,11 +227,16 @@ def weighted_sum(image, text, w):
 
 
 @pytest.mark.parametrize("text_weight", [0.5, 0.8])
-def test_training_starts_from_the_weighted_sum(text_weight):
-    made = module(trained=False, text_weight=text_weight)
+@pytest.mark.parametrize("kind", [ATF, Gated, GatedWithoutTokens])
+def test_training_starts_from_the_weighted_sum(text_weight, kind):
+    made = module(kind, trained=False, text_weight=text_weight)
     image, text = tower_outputs()
     torch.testing.assert_close(made(image, text), weighted_sum(image.pooled, text.pooled, text_weight))
-    assert made.head.text_weight == pytest.approx(text_weight)
+    assert made.head.text_logit.sigmoid().item() == pytest.approx(text_weight)
+
+
+def test_a_head_tells_the_text_s_weight():
+    assert module(trained=False, text_weight=0.8).head.text_weight == pytest.approx(0.8)
 
 
 def test_fusion_and_text_weight_learn_from_the_first_step():
@@ -240,6 +253,37 @@ def test_fusion_and_text_weight_learn_from_the_first_step():
     assert losses[0] > losses[1] > losses[2]
     assert made.head.project.weight.abs().sum() > 0
     assert made.head.text_weight != pytest.approx(0.5)
+
+
+def test_a_gated_head_by_numpy():
+    head, (f, v, t) = GatedHead(4, text_weight=0.25), torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for layer in (head.gate, head.inner, head.project):
+            layer.weight.normal_(generator=torch.Generator().manual_seed(1))
+        q = head(f, v, t).numpy()
+    (G, c), (W, d), (P, b) = (
+        (layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in (head.gate, head.inner, head.project)
+    )
+    for one, image, text, found in zip(f.numpy(), v.numpy(), t.numpy(), q, strict=True):
+        x = np.concatenate([a / np.sqrt(np.square(a).mean()) for a in (one, image, text)])
+        gate = 2 / (1 + np.exp(-(G @ x + c)))
+        expected = 0.25 * text / np.linalg.norm(text) + 0.75 * gate * image / np.linalg.norm(image)
+        expected += P @ np.maximum(W @ x + d, 0) + b
+        np.testing.assert_allclose(found, expected / np.linalg.norm(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_a_closed_gate_leaves_the_text():
+    head, (f, v, t) = GatedHead(4, text_weight=0.25), torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.constant_(head.gate.bias, -100.0)
+    torch.testing.assert_close(head(f, v, t), F.normalize(t, dim=-1))
+
+
+def test_without_tokens_the_pooled_features_alone_count():
+    made = module(GatedWithoutTokens)
+    image, text = tower_outputs()
+    q = made(image, text)
+    assert torch.equal(q, made(image._replace(tokens=-image.tokens), text._replace(tokens=0 * text.tokens)))
+    assert not torch.allclose(q, made(image._replace(pooled=-image.pooled), text))
 
 
 def test_without_residual_the_pooled_features_do_not_count():

@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from tmcir_lite.config import Config
 from tmcir_lite.method.atf import ATF, Match, match
+from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.losses import InfoNCE
+from tmcir_lite.method.model import weight_logit
 from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
 from tmcir_lite.rivals.cross_attention import CrossAttention
 from tmcir_lite.run.choices import start_weight
@@ -54,6 +56,46 @@ class WithoutResidual(ATF):
     Head = BareHead
 
 
+class GatedHead(nn.Module):
+    """`Head` with a gate: each dimension of the image is let through or held back, as in TIRG (arXiv 1812.07119).
+
+        x = [f, v, t], each with a mean square of 1        g = 2 sigmoid(G x)
+        q = norm( w t + (1 - w) g * v + P relu(W x) )
+
+    G and P start at zero, so that training starts from the weighted sum of v and t, as with `Head`.
+    """
+
+    def __init__(self, dim: int, text_weight: float):
+        super().__init__()
+        self.text_logit = weight_logit(text_weight)
+        self.gate, self.inner = nn.Linear(3 * dim, dim), nn.Linear(3 * dim, 2 * dim)
+        self.project = nn.Linear(2 * dim, dim)
+        for layer in (self.gate, self.project):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, fusion: Tensor, image_pooled: Tensor, text_pooled: Tensor) -> Tensor:
+        """All B D; the result has length 1."""
+        v, t = F.normalize(image_pooled, dim=-1), F.normalize(text_pooled, dim=-1)
+        x = torch.cat([F.rms_norm(feature, feature.shape[-1:]) for feature in (fusion, v, t)], dim=-1)
+        w, gate = self.text_logit.sigmoid(), 2 * self.gate(x).sigmoid()
+        return F.normalize(w * t + (1 - w) * gate * v + self.project(self.inner(x).relu()), dim=-1)
+
+
+class Gated(ATF):
+    """ATF whose head has a gate."""
+
+    Head = GatedHead
+
+
+class GatedWithoutTokens(Gated):
+    """That head alone, on the pooled features: what it gives without any fusion of tokens."""
+
+    def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """See `ATF`."""
+        return self.head(torch.zeros_like(image.pooled), image.pooled, text.pooled)
+
+
 class TwoBlocks(ATF):
     """ATF with two transformer blocks."""
 
@@ -88,6 +130,8 @@ FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "two blocks": partial(token_fusion, module=TwoBlocks),
     "end token stays": partial(token_fusion, module=EndTokenStays),
     "without residual": partial(token_fusion, module=WithoutResidual),
+    "gated": partial(token_fusion, module=Gated),
+    "gated, without tokens": partial(token_fusion, module=GatedWithoutTokens),
 }
 """What `plan.yaml` calls a cell's fusion -> the fusion, as the run's other settings have it."""
 
