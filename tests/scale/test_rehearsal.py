@@ -9,7 +9,7 @@ from tmcir_lite.__main__ import main
 from tmcir_lite.config import load_config
 from tmcir_lite.io.files import InputError
 from tmcir_lite.scale import needs, rehearsal, rehearsal_profile
-from tmcir_lite.scale.rehearsal import Reading, rehearse
+from tmcir_lite.scale.rehearsal import ReadingRate, rehearse
 from tmcir_lite.scale.standins import random_editor
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def test_halves_until_it_fits(small, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     cfg = load_config("fashioniq", small)
-    instant = Reading(ahead=math.inf, between=math.inf)
+    instant = ReadingRate(ahead=math.inf, between=math.inf)
     found, cost = rehearsal._rehearse_training(cfg, "iacma", "iacma", train, torch.device("cpu"), 3600, 1, instant)
     assert tried == [2, 1]
     assert (found.iacma.chunk, cost.at_once, cost.rate, cost.hours) == (1, 1, 8.0, 0.125)
@@ -66,7 +66,7 @@ def test_halves_until_it_fits(small, monkeypatch):
 ])  # fmt: skip
 def test_reading_is_told_from_computing(small, ahead, between, rate):
     cfg, train = load_config("fashioniq", small), lambda cfg: rehearsal.pd.DataFrame({"seconds": [None, 9.0, 1.2]})
-    reading = Reading(ahead, between)
+    reading = ReadingRate(ahead, between)
     _, cost = rehearsal._rehearse_training(cfg, "atf", "atf", train, torch.device("cpu"), 1, 2, reading)
     assert cost.rate == pytest.approx(rate)
 

@@ -13,13 +13,15 @@ class CrossAttention(nn.Module):
     One transformer block (words attend to words, then to patches) with about as many weights as ATF, then ATF's `Head`.
     """
 
+    Head = Head
+
     def __init__(self, dim: int, text_weight: float, heads: int = 8):
         super().__init__()
         self.block = nn.TransformerDecoderLayer(
             dim, heads, dim // 2, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.norm = nn.LayerNorm(dim)
-        self.head = Head(dim, text_weight)
+        self.head = self.Head(dim, text_weight)
 
     def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         width = image.tokens.shape[-1:]

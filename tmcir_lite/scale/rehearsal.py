@@ -42,7 +42,7 @@ _READ_AT_ONCE = 16
 _PASSES = 8  # backbones that the evaluation encodes a gallery with
 
 
-class Reading(NamedTuple):
+class ReadingRate(NamedTuple):
     """Pictures a second that are brought to the encoder's pixels."""
 
     ahead: float
@@ -144,7 +144,7 @@ def _largest(run: Callable[[int], object], smallest: int, largest: int) -> int:
     return fits
 
 
-def _rehearse_reading(small: Config, cfg: Config) -> Reading:
+def _rehearse_reading(small: Config, cfg: Config) -> ReadingRate:
     """Reads the drawn pictures as the profile would, and from the rehearsal's own cache."""
     data, backbone = prepare_data(small), load_start(small)
     paths = list(dict.fromkeys(data.train.images.values()))
@@ -161,12 +161,12 @@ def _rehearse_reading(small: Config, cfg: Config) -> Reading:
         read = sum(len(batch["pictures"]) for batch in batches)
         return read / (time.perf_counter() - started)
 
-    return Reading(rate(cache if cfg.data.cache else None, cfg.data.workers), rate(cache, 0))
+    return ReadingRate(rate(cache if cfg.data.cache else None, cfg.data.workers), rate(cache, 0))
 
 
 def _rehearse_training(
     cfg: Config, folder: str, section: str, train: Callable[[Config], pd.DataFrame], device: torch.device, items: int,
-    pictures: int, reading: Reading,
+    pictures: int, reading: ReadingRate,
 ) -> tuple[Config, Cost]:  # fmt: skip
     """Halves the number of pairs encoded at once until a training fits into memory; returns the profile that does.
 

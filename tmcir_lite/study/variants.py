@@ -114,8 +114,14 @@ class EndTokenStays(ATF):
         return match(S, words, threshold, threshold_is)._replace(text_mask=text_mask)
 
 
-def _cross_attention(cfg: Config) -> Fusion:
-    return lambda backbone: CrossAttention(backbone.dim, start_weight(cfg))
+class GatedCrossAttention(CrossAttention):
+    """Cross-attention whose head has a gate."""
+
+    Head = GatedHead
+
+
+def _cross_attention(cfg: Config, module: type[CrossAttention] = CrossAttention) -> Fusion:
+    return lambda backbone: module(backbone.dim, start_weight(cfg))
 
 
 FUSIONS: dict[str, Callable[[Config], Fusion]] = {
@@ -131,6 +137,7 @@ FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "end token stays": partial(token_fusion, module=EndTokenStays),
     "without residual": partial(token_fusion, module=WithoutResidual),
     "gated": partial(token_fusion, module=Gated),
+    "gated cross-attention": partial(_cross_attention, module=GatedCrossAttention),
     "gated, without tokens": partial(token_fusion, module=GatedWithoutTokens),
 }
 """What `plan.yaml` calls a cell's fusion -> the fusion, as the run's other settings have it."""
