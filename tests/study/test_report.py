@@ -233,4 +233,6 @@ def test_a_plan_without_claims_is_told(write):
     """Somebody who tries a fusion of their own has cells and no claims."""
     study = write([row("TMCIR", 0)])
     assert ledger(study._replace(plan=PLAN.model_copy(update={"claims": [], "triplets": 7}))).empty
-    assert "TMCIR" in markdown(study._replace(plan=PLAN.model_copy(update={"claims": [], "triplets": 7})))
+    page = markdown(study._replace(plan=PLAN.model_copy(update={"claims": [], "triplets": 7})))
+    assert "TMCIR" in page
+    assert "Trials" not in page  # none was made

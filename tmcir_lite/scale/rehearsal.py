@@ -22,6 +22,7 @@ from tmcir_lite.data.pictures import load_image
 from tmcir_lite.evaluation.features import encode_images
 from tmcir_lite.io.files import InputError, resolve, write_text
 from tmcir_lite.io.processes import pick_device
+from tmcir_lite.pretrain.model_card import device_name
 from tmcir_lite.pseudo_targets.editors import edit, load_editor
 from tmcir_lite.run import measure, stages
 from tmcir_lite.run.data import prepare_data
@@ -85,7 +86,8 @@ def rehearse(cfg: Config) -> tuple[str, Path]:
     shutil.rmtree(folder, ignore_errors=True)
     triplets, gallery, source = count_data(cfg)
     small = with_stand_ins(cfg, folder, device)
-    lines = [f"device: {device}; {source}", *models_at_hand(cfg), disk_needed(cfg, small, triplets, len(_TRAININGS))]
+    disk = disk_needed(cfg, small, triplets, len(_TRAININGS))
+    lines = [f"device: {device_name(device.type)}; {source}", *models_at_hand(cfg), disk]
     print("\n".join(lines), flush=True)
     batch, editing = _rehearse_editor(small, device, cfg.editor.steps, cfg.editor.limit or triplets)
     found, costs = {"editor": {"batch": batch}}, [editing]

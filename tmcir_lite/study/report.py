@@ -253,18 +253,17 @@ def markdown(study: Study) -> str:
     )
     changes = (
         "**Changes.** R@1 of every other cell less that of the one it is compared with, in points, with 95% intervals "
-        "over seeds and queries; with one seed, over queries alone. `tmcir_lite/study/plan.yaml` says what "
-        "each cell is.\n\n"
+        "over seeds and queries; with one seed, over queries alone. The plan says what each cell is "
+        "(`tmcir_lite/study/plan.yaml`, of scenes `scenes_plan.yaml`).\n\n"
         f"{as_markdown(change_table(study).set_index('part'))}"
     )
-    trials = (
-        "**Trials.** What choices were made by: recall on train triplets kept aside, never val.\n\n"
-        f"{as_markdown(trial_table(study))}"
-    )
+    tried = trial_table(study)
+    trials = ["**Trials.** What choices were made by: recall on train triplets kept aside, never val.\n\n"
+              f"{as_markdown(tried)}"] if len(tried) else []  # fmt: skip
     kinds = ["**By kind of edit** (R@1 of each, over all seeds; then, of ATF, where words point; in %)\n\n"
              f"{as_markdown(kind_table(study))}"] if len(study.kinds) else []  # fmt: skip
     size, dropped = ([_SMALLER.format(triplets=study.plan.triplets)], [_DROPPED]) if study.of_the_paper else ([], [])
-    return "\n\n".join([facts(study), *size, *tables, claims, changes, *kinds, trials, *dropped]) + "\n"
+    return "\n\n".join([facts(study), *size, *tables, claims, changes, *kinds, *trials, *dropped]) + "\n"
 
 
 def as_markdown(table: pd.DataFrame) -> str:

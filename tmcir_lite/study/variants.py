@@ -88,8 +88,12 @@ class Gated(ATF):
     Head = GatedHead
 
 
-class GatedWithoutTokens(Gated):
-    """That head alone, on the pooled features: what it gives without any fusion of tokens."""
+class GatedSum(nn.Module):
+    """`GatedHead` alone, on the pooled features: what it gives without any fusion of tokens."""
+
+    def __init__(self, dim: int, text_weight: float):
+        super().__init__()
+        self.head = GatedHead(dim, text_weight)
 
     def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """See `ATF`."""
@@ -120,14 +124,15 @@ class GatedCrossAttention(CrossAttention):
     Head = GatedHead
 
 
-def _cross_attention(cfg: Config, module: type[CrossAttention] = CrossAttention) -> Fusion:
+def _from_sum(cfg: Config, module: Callable[[int, float], nn.Module]) -> Fusion:
+    """A fusion that has to know D, and the text's weight in the sum that it starts from."""
     return lambda backbone: module(backbone.dim, start_weight(cfg))
 
 
 FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "ATF": token_fusion,
     "sum": plain_sum,
-    "cross-attention": _cross_attention,
+    "cross-attention": partial(_from_sum, module=CrossAttention),
     "concatenation": lambda cfg: of_width(Concatenation),
     "TIRG": lambda cfg: of_width(TIRG),
     "FiLM": lambda cfg: of_width(FiLM),
@@ -137,8 +142,8 @@ FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "end token stays": partial(token_fusion, module=EndTokenStays),
     "without residual": partial(token_fusion, module=WithoutResidual),
     "gated": partial(token_fusion, module=Gated),
-    "gated cross-attention": partial(_cross_attention, module=GatedCrossAttention),
-    "gated, without tokens": partial(token_fusion, module=GatedWithoutTokens),
+    "gated cross-attention": partial(_from_sum, module=GatedCrossAttention),
+    "gated sum": partial(_from_sum, module=GatedSum),
 }
 """What `plan.yaml` calls a cell's fusion -> the fusion, as the run's other settings have it."""
 
