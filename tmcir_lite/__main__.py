@@ -10,7 +10,7 @@ from typing import NoReturn
 from tmcir_lite.io.files import ROOT, InputError
 
 STAGES = {
-    "data": ("run.data.prepare_data", "draw the garment world if the profile has one; load and check the dataset"),
+    "data": ("run.data.prepare_data", "draw the world if the profile has one; load and check the dataset"),
     "pseudo-targets": ("run.stages.make_pseudo_targets", "draw the pseudo-target images"),
     "iacma": ("run.stages.train_iacma", "stage 1: align the encoders"),
     "atf": ("run.stages.train_atf", "stage 2: train the token fusion"),

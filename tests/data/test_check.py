@@ -124,6 +124,12 @@ def test_the_real_annotation_has_the_published_counts(layout, folder, tmp_path):
     assert all(line.endswith("(as published)") for line in found)
 
 
+def test_a_world_that_is_not_drawn_says_what_draws_it(tmp_path):
+    cfg = load_config("scenes", [f"data.root={tmp_path}/none", f"scenes.root={tmp_path}/none", f"runs={tmp_path}"])
+    with pytest.raises(InputError, match="none: not drawn yet; `python -m tmcir_lite data` with this profile draws it"):
+        check_data(cfg)
+
+
 def test_the_garment_world_is_complete(cfg):
     text, usable = check_data(cfg)
     assert usable, text

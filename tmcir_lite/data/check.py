@@ -30,6 +30,8 @@ def check_data(cfg: Config) -> tuple[str, bool]:
         InputError: the folder is not there, or an annotation file is broken.
     """
     root, layout = resolve(cfg.data.root), cfg.data.layout
+    if not root.is_dir() and cfg.drawn:
+        raise InputError(f"data.root: {root}: not drawn yet; `python -m tmcir_lite data` with this profile draws it")
     if not root.is_dir():
         raise InputError(f"data.root: {root}: no such folder; data/README.md says how to get {layout} and what "
                          "its tree is; data.root may also name a folder elsewhere")  # fmt: skip
