@@ -310,7 +310,8 @@ tmcir_lite.io.files.ROOT = pathlib.Path(os.fsdecode({os.fsencode(root)!r}))
 from tmcir_lite.run import folder
 print(folder.git_state()[0])
 """
-    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": paths}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_")} | settings
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
