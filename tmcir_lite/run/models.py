@@ -69,7 +69,6 @@ def load_start(cfg: Config) -> Backbone:
 
 def load_aligned(cfg: Config, last: bool | None = None) -> Backbone:
     """The encoders after IACMA: of the epoch chosen on held-out train or the last one; None: as `iacma.keep` says."""
-    last = cfg.iacma.keep == "last" if last is None else last
     return _ready(cfg, load_backbone(_aligned(cfg, last), target_pad=cfg.backbone.target_pad))
 
 
@@ -79,7 +78,7 @@ def load_cached(cfg: Config, aligned: bool = False) -> CachedEncoder:
     The latest three are remembered, with the features of all pictures that they have seen: of the aligned ones the
     tokens too, which a fusion may take; those of the start serve methods of pooled features.
     """
-    name = _aligned(cfg, cfg.iacma.keep == "last") if aligned else cfg.backbone.name
+    name = _aligned(cfg) if aligned else cfg.backbone.name
     return _cached(cfg, name, None if aligned else cfg.backbone.pretrained, tokens=aligned)
 
 
@@ -99,7 +98,8 @@ def _remembered(
     return CachedEncoder(load_backbone(name, pretrained, target_pad).to(device), tokens)
 
 
-def _aligned(cfg: Config, last: bool) -> str:
+def _aligned(cfg: Config, last: bool | None = None) -> str:
+    last = cfg.iacma.keep == "last" if last is None else last
     return _local(cfg.run_dir / "iacma" / ("model_last" if last else "model"))
 
 
