@@ -16,7 +16,15 @@ from tmcir_lite.run import stages
 from tmcir_lite.run.data import known_attributes, prepare_data
 from tmcir_lite.study.effects import changes, judge
 from tmcir_lite.study.known_edits import known_edit
-from tmcir_lite.study.plan import alignment_config, cell_config, chosen_cells, load_plan, pictures_config, world_rules
+from tmcir_lite.study.plan import (
+    PLAN,
+    alignment_config,
+    cell_config,
+    chosen_cells,
+    load_plan,
+    pictures_config,
+    world_rules,
+)
 from tmcir_lite.study.run import _align, _run_cell, collect, run_study, towards_pictures, write_report
 from tmcir_lite.study.variants import EndTokenStays
 
@@ -168,6 +176,14 @@ def test_what_cannot_be_drawn_of_a_dataset_is_left_out_of_its_study(capsys):
     assert not left(garments)
     with pytest.raises(InputError, match=r"these cells need .*: no drift \(drift\)"):
         chosen_cells(plan, ["drift"], real)
+
+
+@pytest.mark.parametrize(("profile", "file"), [("lite", "plan.yaml"), ("scenes", "scenes_plan.yaml")])
+def test_a_cell_after_iacma_has_been_through_it(profile, file):
+    """Where epoch 0 is chosen, a cell would else be the same as one without IACMA."""
+    plan = load_plan(PLAN.with_name(file))
+    made = {name: alignment_config(plan, name, profile, [], 0).iacma for name in plan.alignments}
+    assert {name for name, settings in made.items() if settings.epochs and settings.keep != "last"} == set()
 
 
 def test_an_unknown_part_is_named():
