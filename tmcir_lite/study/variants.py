@@ -12,7 +12,7 @@ from tmcir_lite.method.atf import ATF, Match, match
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.losses import InfoNCE
-from tmcir_lite.method.model import weight_logit
+from tmcir_lite.method.model import Head
 from tmcir_lite.rivals.classic import TIRG, Concatenation, FiLM
 from tmcir_lite.rivals.cross_attention import CrossAttention
 from tmcir_lite.run.choices import start_weight
@@ -56,7 +56,7 @@ class WithoutResidual(ATF):
     Head = BareHead
 
 
-class GatedHead(nn.Module):
+class GatedHead(Head):
     """`Head` with a gate: each dimension of the image is let through or held back, as in TIRG (arXiv 1812.07119).
 
         x = [f, v, t], each with a mean square of 1        g = 2 sigmoid(G x)
@@ -66,8 +66,7 @@ class GatedHead(nn.Module):
     """
 
     def __init__(self, dim: int, text_weight: float):
-        super().__init__()
-        self.text_logit = weight_logit(text_weight)
+        super().__init__(dim, text_weight)
         self.gate, self.inner = nn.Linear(3 * dim, dim), nn.Linear(3 * dim, 2 * dim)
         self.project = nn.Linear(2 * dim, dim)
         for layer in (self.gate, self.project):
