@@ -10,12 +10,13 @@ from torch import nn
 
 from tmcir_lite.__main__ import main
 from tmcir_lite.config import EvaluationSet, load_config
-from tmcir_lite.evaluation.features import encode_captions, encode_queries, joined
+from tmcir_lite.evaluation.features import encode_captions, encode_images, encode_queries, joined
 from tmcir_lite.evaluation.results import intent_table
 from tmcir_lite.io.files import InputError
 from tmcir_lite.method.checkpoint import load_weights
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.model import Composed
+from tmcir_lite.rivals.clip4cir import PooledSum
 from tmcir_lite.rivals.sums import weighted_sum
 from tmcir_lite.run import measure, models, stages
 from tmcir_lite.run.backbones import load_backbone
@@ -23,6 +24,7 @@ from tmcir_lite.run.data import prepare_data
 from tmcir_lite.run.models import (
     load_aligned,
     load_cached,
+    load_clip4cir,
     load_fusion,
     load_start,
     load_trained,
@@ -228,12 +230,15 @@ def test_intent_is_measured_where_attributes_are_known(cfg):
 
 def _changed(cfg, folder):
     """Which towers differ from those that stage 2 started from."""
-    before = dict(load_aligned(cfg).clip.named_parameters())
     backbone = load_aligned(cfg)
     model = Composed(backbone, token_fusion(cfg)(backbone))
     load_weights(model, folder / "last.safetensors")
-    after = dict(model.backbone.clip.named_parameters())
-    return {"image" if name.startswith("visual") else "text" for name, p in after.items()
+    return _differ(model.backbone, load_aligned(cfg))
+
+
+def _differ(backbone, other):
+    before = dict(other.clip.named_parameters())
+    return {"image" if name.startswith("visual") else "text" for name, p in backbone.clip.named_parameters()
             if name != "logit_scale" and not torch.equal(p, before[name])}  # fmt: skip
 
 
@@ -243,6 +248,26 @@ def test_one_encoder_alone_can_be_trained_with_the_fusion(cfg, tiny, encoders):
     shutil.copytree(cfg.run_dir / "iacma", run.run_dir / "iacma")
     stages.train_atf(run)
     assert _changed(run, run.run_dir / "atf") == {encoders}
+
+
+@pytest.mark.parametrize(
+    ("encoders", "changed"), [("both", {"image", "text"}), ("image", {"image"}), ("text", {"text"})]
+)
+def test_clip4cir_trains_the_encoders_that_it_is_told_to(tiny, encoders, changed):
+    run = load_config("lite", [*tiny, f"name=clip4cir-{encoders}", f"clip4cir.encoders={encoders}", "clip4cir.lr=0.1"])
+    stages.train_clip4cir(run)
+    split, folder = prepare_data(run).val, run.run_dir / "clip4cir"
+    plain = load_start(run)
+    load_weights(Composed(plain, PooledSum(), 100.0, learned=True), folder / "last.safetensors")
+    assert _differ(plain, load_start(run)) == ({"image", "text"} if encoders == "both" else {encoders})
+    stage1, combined = load_clip4cir(run)
+    assert stage1.backbone is combined.backbone
+    read = load_backbone(f"local-dir:{folder / 'model'}")
+    paths = [split.images[triplet.target_name] for triplet in split.triplets]
+    torch.testing.assert_close(encode_images(combined.backbone, paths), encode_images(read, paths))
+    queries = [encode_queries(model, split.triplets, split.images, "and")
+               for model in (stage1, Composed(read, PooledSum()))]  # fmt: skip
+    torch.testing.assert_close(*queries)
 
 
 def test_a_fusion_can_be_trained_on_encoders_that_stay(cfg, tiny):

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow
 STAGES = {
     "aligned": ([], ["pseudo-targets", "iacma"]),
     "both": (["atf.encoders=both"], ["atf"]),
-    "text": (["atf.encoders=text"], ["atf", "clip4cir"]),
+    "text": (["atf.encoders=text", "clip4cir.encoders=text"], ["atf", "clip4cir"]),
     "none": (["atf.encoders=none"], ["atf", "pic2word"]),
-    "parts": (["atf.encoders=text", "atf.chunk=3", "clip4cir.chunk=3"], ["atf", "clip4cir"]),
+    "parts": (["atf.encoders=text", "atf.chunk=3", "clip4cir.encoders=both", "clip4cir.chunk=3"], ["atf", "clip4cir"]),
 }
 """Name of a run -> its changes and its stages. All but the first go on from the encoders of the tiny run."""
 TRAININGS = [

@@ -42,6 +42,29 @@ def test_tells_what_each_stage_takes_and_writes_a_profile(name, small, tmp_path,
     )
 
 
+def test_where_images_are_encoded_once_they_count_as_encoded(small, monkeypatch):
+    asked, pairs = [], {}
+    cost = rehearsal.Cost("evaluation", 1, 1.0, 1.0, 1)
+    for name in ("make_pseudo_targets", "train_pic2word"):
+        monkeypatch.setattr(rehearsal.stages, name, lambda cfg: None)
+    monkeypatch.setattr(rehearsal.measure, "evaluate", lambda cfg: None)
+    monkeypatch.setattr(rehearsal, "with_stand_ins", lambda cfg, folder, device: folder.mkdir(parents=True) or cfg)
+    monkeypatch.setattr(rehearsal, "_rehearse_editor", lambda *given: (1, cost))
+    monkeypatch.setattr(rehearsal, "_rehearse_reading", lambda *given: ReadingRate(1.0, 1.0))
+    monkeypatch.setattr(rehearsal, "_rehearse_encoding", lambda cfg, device, items: asked.append(items) or cost)
+
+    def train(cfg, folder, section, stage, device, items, pictures, reading):
+        pairs[folder] = pictures
+        return cfg, cost
+
+    monkeypatch.setattr(rehearsal, "_rehearse_training", train)
+    cfg = load_config("fashioniq", [*small, "atf.encoders=text"])
+    rehearse(cfg)
+    triplets, gallery, _ = needs.count_data(cfg)
+    assert pairs == {"iacma": 1, "atf": 0, "control": 0, "sum": 0, "clip4cir": 2}
+    assert asked == [8 * gallery + 2 * triplets]
+
+
 def test_halves_until_it_fits(small, monkeypatch):
     tried = []
 
@@ -59,15 +82,16 @@ def test_halves_until_it_fits(small, monkeypatch):
     assert (found.iacma.chunk, cost.at_once, cost.rate, cost.hours) == (1, 1, 8.0, 0.125)
 
 
-@pytest.mark.parametrize(("ahead", "between", "rate"), [
-    (math.inf, 40.0, 10.0),  # 2 steps of 4 pairs took 1.2 s, of which the 16 pictures took 0.4
-    (12.0, 40.0, 6.0),  # a run's processes read 12 pictures a second, and a pair has two
-    (math.inf, 1.0, 160.0),  # it read all the time: the history's shortest time is 0.05 s
+@pytest.mark.parametrize(("pictures", "ahead", "between", "rate"), [
+    (2, math.inf, 40.0, 10.0),  # 2 steps of 4 pairs took 1.2 s, of which the 16 pictures took 0.4
+    (2, 12.0, 40.0, 6.0),  # a run's processes read 12 pictures a second, and a pair has two
+    (2, math.inf, 1.0, 160.0),  # it read all the time: the history's shortest time is 0.05 s
+    (0, 1.0, 1.0, 8 / 1.2),  # the image encoder stays: no pictures are read
 ])  # fmt: skip
-def test_reading_is_told_from_computing(small, ahead, between, rate):
+def test_reading_is_told_from_computing(small, pictures, ahead, between, rate):
     cfg, train = load_config("fashioniq", small), lambda cfg: rehearsal.pd.DataFrame({"seconds": [None, 9.0, 1.2]})
     reading = ReadingRate(ahead, between)
-    _, cost = rehearsal._rehearse_training(cfg, "atf", "atf", train, torch.device("cpu"), 1, 2, reading)
+    _, cost = rehearsal._rehearse_training(cfg, "atf", "atf", train, torch.device("cpu"), 1, pictures, reading)
     assert cost.rate == pytest.approx(rate)
 
 

@@ -185,6 +185,13 @@ class RivalSettings(TrainingSettings):
     """published: 1/tau is fixed, at 100 for CLIP4Cir and the backbone's for Pic2Word | learned, from the backbone's"""
 
 
+class Clip4CirSettings(RivalSettings):
+    """CLIP4Cir's stage 1: the encoders, so that image + text is near the target."""
+
+    encoders: Literal["both", "image", "text"] = "both"
+    """what is trained: both, as published | image | text"""
+
+
 class IacmaSettings(TrainingSettings):
     """Stage 1: the encoders on (pseudo-target image, text) pairs."""
 
@@ -239,7 +246,7 @@ class Config(Section):
     editor: EditorSettings
     iacma: IacmaSettings
     atf: AtfSettings
-    clip4cir: RivalSettings
+    clip4cir: Clip4CirSettings
     combiner: RivalSettings
     pic2word: RivalSettings
     evaluation: EvaluationSettings

@@ -84,7 +84,8 @@ def load_cached(cfg: Config, aligned: bool = False) -> CachedEncoder:
 
 def load_stage1(cfg: Config) -> CachedEncoder:
     """The encoders of CLIP4Cir's stage 1 (its chosen epoch), on whose pooled features its Combiner is trained."""
-    return _cached(cfg, _local(cfg.run_dir / "clip4cir" / "model"), None, tokens=False)
+    stage1 = _cached(cfg, _local(cfg.run_dir / "clip4cir" / "model"), None, tokens=False)
+    return load_cached(cfg).beside(stage1.inner) if cfg.clip4cir.encoders == "text" else stage1
 
 
 def _cached(cfg: Config, name: str, pretrained: str | None, tokens: bool) -> CachedEncoder:

@@ -105,7 +105,8 @@ def train_sum(cfg: Config) -> pd.DataFrame:
 
 def train_clip4cir(cfg: Config, data: Data | None = None) -> pd.DataFrame:
     """The rival CLIP4Cir: its stage 1 in `clip4cir/`, then its Combiner in `combiner/`, whose history is returned."""
-    train_fusion(cfg, "clip4cir", pooled_sum, cfg.clip4cir, partial(load_start, cfg), data)
+    start = partial(_unlocked, cfg, cfg.clip4cir.encoders, aligned=False)
+    train_fusion(cfg, "clip4cir", pooled_sum, cfg.clip4cir, start, data)
     return train_fusion(cfg, "combiner", combiner, cfg.combiner, partial(load_stage1, cfg), data)
 
 
@@ -133,7 +134,7 @@ def train_fusion(
     if is_done(cfg, name, settings):
         return read_history(cfg.run_dir / name)
     data = data or prepare_data(cfg)
-    backbone = encoders() if encoders else _unlocked(cfg)
+    backbone = encoders() if encoders else _unlocked(cfg, cfg.atf.encoders, aligned=True)
     torch.manual_seed(cfg.seed)  # now, since to load encoders draws numbers too, and to remember them draws none
     model = Composed(backbone, fusion(backbone), **_temperature(settings, backbone))
     columns = {
@@ -154,14 +155,14 @@ def _order(cfg: Config, data: Data, targets: Callable[[], torch.Tensor]) -> Orde
     return partial(edits_together, data.kept, cfg.data.edits_together) if cfg.data.edits_together > 1 else None
 
 
-def _unlocked(cfg: Config) -> Backbone | CachedEncoder:
-    """The encoders after IACMA, locked but for those that are trained with the fusion."""
-    trained, limits = cfg.atf.encoders, cfg.backbone
+def _unlocked(cfg: Config, trained: str, aligned: bool) -> Backbone | CachedEncoder:
+    """The encoders after IACMA or those of the start, locked but for those that are trained with a fusion."""
+    limits = cfg.backbone
     if trained == "none":
-        return load_cached(cfg, aligned=True)
+        return load_cached(cfg, aligned)
     if trained == "text":
-        return load_cached(cfg, aligned=True).to_train(limits.unlocked_text_layers, limits.gradient_checkpointing)
-    backbone = load_aligned(cfg)
+        return load_cached(cfg, aligned).to_train(limits.unlocked_text_layers, limits.gradient_checkpointing)
+    backbone = load_aligned(cfg) if aligned else load_start(cfg)
     if trained == "image":
         backbone.limit(limits.unlocked_image_groups, 0, limits.gradient_checkpointing)
     return backbone

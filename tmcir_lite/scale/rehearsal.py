@@ -38,7 +38,7 @@ _TRAININGS = (
     ("sum", "atf", stages.train_sum, 2),
     ("clip4cir", "clip4cir", stages.train_clip4cir, 2),
 )
-"""Folder in the run, section of the profile, stage, pictures of a pair."""
+"""Folder in the run, section of the profile, stage, pictures of a pair where the image encoder is trained."""
 _READ_AT_ONCE = 16
 _PASSES = 8  # backbones that the evaluation encodes a gallery with
 
@@ -92,15 +92,17 @@ def rehearse(cfg: Config) -> tuple[str, Path]:
     batch, editing = _rehearse_editor(small, device, cfg.editor.steps, cfg.editor.limit or triplets)
     found, costs = {"editor": {"batch": batch}}, [editing]
     stages.make_pseudo_targets(small)
-    reading, kept = _rehearse_reading(small, cfg), round(triplets * (1 - cfg.data.heldout))
+    reading, kept, once = _rehearse_reading(small, cfg), round(triplets * (1 - cfg.data.heldout)), 0
     for folder_name, section, train, pictures in _TRAININGS:
         items = kept * getattr(cfg, section).epochs
+        if not _trains_images(small, section):
+            pictures, once = 0, 2 * triplets
         small, cost = _rehearse_training(small, folder_name, section, train, device, items, pictures, reading)
         found[section] = {"chunk": getattr(small, section).chunk}
         costs.append(cost)
     stages.train_pic2word(small)
     measure.evaluate(small)
-    costs.append(_rehearse_encoding(small, device, gallery * _PASSES))
+    costs.append(_rehearse_encoding(small, device, gallery * _PASSES + once))
     said = (f"reading: {reading.ahead:.3g} pictures a second with data.workers: {cfg.data.workers}; no training is "
             "quicker than its pictures are read, and data.cache reads photos once")  # fmt: skip
     report = "\n".join([*lines, "", _table(costs), "", said, f"in all {sum(c.hours for c in costs):.2f} hours"])
@@ -175,6 +177,9 @@ def _rehearse_training(
 
     A run reads ahead while the device computes, a rehearsal of a few steps reads between them: so what it read is taken
     off its time, and the slower of computing and reading ahead decides the rate.
+
+    Args:
+        pictures: read for a pair; 0: none, since the image encoder stays and has encoded them before.
     """
     batch = getattr(cfg, section).batch
     while True:
@@ -193,9 +198,14 @@ def _rehearse_training(
         cfg = cfg.model_copy(update={section: smaller})
     seconds = float(history["seconds"].iloc[-1]) - STEPS * batch * pictures / reading.between
     computing = STEPS * batch / max(seconds, 0.05)  # the history gives tenths of a second
-    cost = Cost(folder, chunk, _peak(device), min(computing, reading.ahead / pictures), items)
+    rate = min(computing, reading.ahead / pictures) if pictures else computing
+    cost = Cost(folder, chunk, _peak(device), rate, items)
     _say(cost)
     return cfg, cost
+
+
+def _trains_images(cfg: Config, section: str) -> bool:
+    return getattr(getattr(cfg, section), "encoders", "both") in ("both", "image")
 
 
 def _rehearse_encoding(cfg: Config, device: torch.device, items: int) -> Cost:
