@@ -20,7 +20,7 @@ PARAMETERS = 'profile = "lite"\noverrides = []'
 def write(folder, sources):
     folder.mkdir(exist_ok=True)
     for name, source in zip(notebooks.NOTEBOOKS, sources, strict=True):
-        first = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        first = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}, id="first")
         notebook = nbformat.v4.new_notebook(cells=[first, nbformat.v4.new_code_cell(source)])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, folder / f"{name}.ipynb")
@@ -37,6 +37,7 @@ def overrides(tmp_path):
     return [f"runs={tmp_path}/runs", "name=r"]
 
 
+@pytest.mark.filterwarnings("error::nbformat.warnings.DuplicateCellId")
 def test_runs_in_order_with_parameters_then_resumes(folder, overrides, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir("/")
     report = notebooks.run("lite", overrides, folder=folder)

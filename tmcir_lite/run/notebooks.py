@@ -153,7 +153,9 @@ def report(run_dir: Path) -> Path:
     for name in NOTEBOOKS:
         path = run_dir / "notebooks" / f"{name}.ipynb"
         if path.is_file():
-            joined.cells += nbformat.read(path, as_version=4).cells
+            for cell in nbformat.read(path, as_version=4).cells:
+                joined.cells.append(cell)
+                cell.id = f"{name}-{cell.id}"  # the first ones have the same in all notebooks
     page, _ = HTMLExporter(embed_images=True).from_notebook_node(joined)
     write_text(run_dir / "report.html", page)
     return run_dir / "report.html"
