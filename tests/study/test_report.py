@@ -225,7 +225,8 @@ def test_kinds_of_edit_are_told_with_where_words_point(write, tmp_path):
     assert table.loc["image only"].tolist()[:3] == ["9", "0", ""]
     assert table.loc["TMCIR"].tolist()[:3] == ["41", "26", "25"]
     assert "By kind of edit" in markdown(study)
-    assert {"9", "41", "26"} <= set(said_in(figures.kinds(study)))
+    assert {"9", "41", "26"} <= set(said_in(figures.kinds(study, ["main"])))
+    assert "not run" in said_in(figures.kinds(study, ["rates"]))
     assert "By kind of edit" not in markdown(study._replace(kinds=pd.DataFrame()))
 
 

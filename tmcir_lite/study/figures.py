@@ -239,10 +239,15 @@ def effects(study: Study) -> Figure:
 
 
 @themed
-def kinds(study: Study) -> Figure:
-    """Of scenes: R@1 of each cell, a row, for each kind of edit and for all, a column; over all seeds."""
-    figure, axis = plt.subplots(figsize=(9, 0.42 * len(study.kinds) + 1.2))
-    sns.heatmap(study.kinds, vmin=0, vmax=100, cmap="Blues", annot=True, fmt=".0f", cbar=False, linewidths=1, ax=axis)
+def kinds(study: Study, parts: Sequence[str]) -> Figure:
+    """Of scenes: R@1 of each cell of some parts, a row, for each kind of edit and for all, a column; over all seeds."""
+    cells = [cell.name for cell in study.plan.cells if cell.part in parts and cell.name in study.kinds.index]
+    shown = study.kinds.loc[cells]
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(shown) + 1.2))
+    if shown.empty:
+        _say_absent(axis)
+        return _done(figure)
+    sns.heatmap(shown, vmin=0, vmax=100, cmap="Blues", annot=True, fmt=".0f", cbar=False, linewidths=1, ax=axis)
     axis.set(xlabel="", ylabel="")
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
