@@ -740,7 +740,7 @@ def test_what_befalls_a_process_that_reads_ahead_is_one_line(fault, words, place
         "tmcir_lite.data.picture_cache.load_image",
         lambda path: fault(path) if torch.utils.data.get_worker_info() else load_image(path),
     )
-    assert main(place.stage("clip4cir", "data.workers=1")) == 2
+    assert main(place.stage("clip4cir", "clip4cir.encoders=both", "data.workers=1")) == 2
     check(capfd.readouterr().err, words)
 
 

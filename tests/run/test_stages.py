@@ -89,7 +89,7 @@ def test_every_weight_that_is_trained_gets_a_gradient(cfg, fusion, encoders):
     """Several processes wait for each other's gradient of every one."""
     paths = [*prepare_data(cfg).train.images.values()]
     cfg = cfg.model_copy(update={"atf": cfg.atf.model_copy(update={"encoders": encoders})})
-    backbone = stages._unlocked(cfg)
+    backbone = stages._unlocked(cfg, encoders, aligned=True)
     model = Composed(backbone, FUSIONS[fusion](cfg)(backbone))
     ids = backbone.tokenize(["is red", "is much longer"])
     references, targets = backbone.load(paths[:2]), backbone.load(paths[2:4])
