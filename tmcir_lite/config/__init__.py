@@ -10,6 +10,7 @@ from tmcir_lite.config.sections import (
     AtfSettings,
     BackboneSettings,
     CaptionJoin,
+    Clip4CirSettings,
     Config,
     DataSettings,
     EditorSettings,
@@ -28,9 +29,9 @@ from tmcir_lite.config.sections import (
 from tmcir_lite.config.yaml_files import EDITORS, PROFILES, read_yaml
 
 __all__ = [
-    "EDITORS", "PROFILES", "PROTOCOLS", "WITHOUT_EFFECT", "AtfSettings", "BackboneSettings", "CaptionJoin", "Config",
-    "DataSettings",
-    "EditorSettings", "EvaluationSet", "GarmentsSettings", "IacmaSettings", "Layout", "ProtocolName", "QueryCaptions",
-    "RivalSettings", "ScenesSettings", "Section", "TrainingSettings", "as_overrides", "explained", "load_config",
+    "EDITORS", "PROFILES", "PROTOCOLS", "WITHOUT_EFFECT", "AtfSettings", "BackboneSettings", "CaptionJoin",
+    "Clip4CirSettings", "Config", "DataSettings", "EditorSettings", "EvaluationSet", "GarmentsSettings",
+    "IacmaSettings", "Layout", "ProtocolName", "QueryCaptions", "RivalSettings",
+    "ScenesSettings", "Section", "TrainingSettings", "as_overrides", "explained", "load_config",
     "profile_names", "read_yaml",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tmcir_lite.config import Config
+from tmcir_lite.config import AtfSettings, Clip4CirSettings, Config
 from tmcir_lite.io.processes import pick_device
 from tmcir_lite.method.atf import ATF, NO_MERGING
 from tmcir_lite.method.cached import CachedEncoder
@@ -85,7 +85,7 @@ def load_cached(cfg: Config, aligned: bool = False) -> CachedEncoder:
 def load_stage1(cfg: Config) -> CachedEncoder:
     """The encoders of CLIP4Cir's stage 1 (its chosen epoch), on whose pooled features its Combiner is trained."""
     stage1 = _cached(cfg, _local(cfg.run_dir / "clip4cir" / "model"), None, tokens=False)
-    return load_cached(cfg).beside(stage1.inner) if cfg.clip4cir.encoders == "text" else stage1
+    return load_cached(cfg).beside(stage1.inner) if images_stay(cfg.clip4cir) else stage1
 
 
 def _cached(cfg: Config, name: str, pretrained: str | None, tokens: bool) -> CachedEncoder:
@@ -131,9 +131,14 @@ def load_fusion(
     return Composed(backbone, fusion(backbone)).load(folder).to(device)
 
 
+def images_stay(settings: AtfSettings | Clip4CirSettings) -> bool:
+    """Whether a training leaves the image encoder as it was, so that pictures need to be encoded only once."""
+    return settings.encoders in ("none", "text")
+
+
 def with_cached_images(cfg: Config, model: Composed) -> Composed:
     """The same model, which encodes a picture once for all fusions whose image encoder is that after IACMA."""
-    if cfg.atf.encoders in ("none", "text"):
+    if images_stay(cfg.atf):
         model.backbone = load_cached(cfg, aligned=True).beside(model.backbone)
     return model
 

@@ -26,7 +26,7 @@ from tmcir_lite.pretrain.model_card import device_name
 from tmcir_lite.pseudo_targets.editors import edit, load_editor
 from tmcir_lite.run import measure, stages
 from tmcir_lite.run.data import prepare_data
-from tmcir_lite.run.models import load_start
+from tmcir_lite.run.models import images_stay, load_start
 from tmcir_lite.scale.needs import count_data, disk_needed, models_at_hand
 from tmcir_lite.scale.rehearsal_profile import STEPS, with_stand_ins, write_filled
 
@@ -95,7 +95,7 @@ def rehearse(cfg: Config) -> tuple[str, Path]:
     reading, kept, once = _rehearse_reading(small, cfg), round(triplets * (1 - cfg.data.heldout)), 0
     for folder_name, section, train, pictures in _TRAININGS:
         items = kept * getattr(cfg, section).epochs
-        if not _trains_images(small, section):
+        if section != "iacma" and images_stay(getattr(small, section)):
             pictures, once = 0, 2 * triplets
         small, cost = _rehearse_training(small, folder_name, section, train, device, items, pictures, reading)
         found[section] = {"chunk": getattr(small, section).chunk}
@@ -202,10 +202,6 @@ def _rehearse_training(
     cost = Cost(folder, chunk, _peak(device), rate, items)
     _say(cost)
     return cfg, cost
-
-
-def _trains_images(cfg: Config, section: str) -> bool:
-    return getattr(getattr(cfg, section), "encoders", "both") in ("both", "image")
 
 
 def _rehearse_encoding(cfg: Config, device: torch.device, items: int) -> Cost:
