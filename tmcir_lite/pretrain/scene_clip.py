@@ -161,7 +161,7 @@ def build(folder: Path) -> tuple[ScenePretraining, object]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains, or goes on with, the CLIP for scenes; see `--help`."""
-    parser = clip_options("scene_clip", __doc__, epochs=14, steps=80, batch=64, lr=1.5e-3, measure=1000)
+    parser = clip_options("scene_clip", __doc__, epochs=20, steps=80, batch=64, lr=1.5e-3, measure=1000)
     options = parser.parse_args(arguments)
     publish(options, train_clip(options, build, SceneBatches, measure))
 
