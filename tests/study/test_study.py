@@ -6,12 +6,10 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from tmcir_lite.config import load_config
 from tmcir_lite.evaluation.intervals import paired_difference
 from tmcir_lite.io.files import InputError
-from tmcir_lite.method.atf import ATF
 from tmcir_lite.run import stages
 from tmcir_lite.run.data import known_attributes, prepare_data
 from tmcir_lite.study.effects import changes, judge
@@ -26,7 +24,6 @@ from tmcir_lite.study.plan import (
     world_rules,
 )
 from tmcir_lite.study.run import _align, _run_cell, collect, run_study, towards_pictures, write_report
-from tmcir_lite.study.variants import EndTokenStays
 
 pytestmark = pytest.mark.slow
 
@@ -294,16 +291,3 @@ def test_verdicts():
     assert [judge(1, 2), judge(-1, 2), judge(-2, -1)] == [
         "holds here", "no difference shown", "the reverse holds here",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("variant", "merged"), [
-    (ATF, [1, 3]), (EndTokenStays, [1, 2]),
-])  # fmt: skip
-def test_which_half_of_the_words_merges(variant, merged):
-    """Word 2 has one patch that stands out; the end token, 3, is like all of them."""
-    S = torch.tensor([[[0.0, 0.9, 0.1, 0.8], [0.0, 0.1, 0.1, 0.8], [0.0, 0.1, 0.7, 0.8]]])
-    mask = torch.tensor([[False, True, True, True]])
-    found = variant.match(S, mask, 0.5, "quantile")
-    assert found.merged[0].nonzero().flatten().tolist() == merged
-    assert torch.equal(found.text_mask, mask)
-    assert torch.equal(found.score, S.amax(dim=1))

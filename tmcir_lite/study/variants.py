@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmcir_lite.config import Config
-from tmcir_lite.method.atf import ATF, Match, match
+from tmcir_lite.method.atf import ATF
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
 from tmcir_lite.method.iacma import Iacma
 from tmcir_lite.method.losses import InfoNCE
@@ -99,24 +99,6 @@ class GatedSum(nn.Module):
         return self.head(torch.zeros_like(image.pooled), image.pooled, text.pooled)
 
 
-class TwoBlocks(ATF):
-    """ATF with two transformer blocks."""
-
-    def __init__(self, *sizes: int, **options):
-        super().__init__(*sizes, **options)
-        self.block = nn.TransformerEncoder(self.block, num_layers=2, enable_nested_tensor=False)
-
-
-class EndTokenStays(ATF):
-    """ATF whose end token, which stands for the whole text, never merges."""
-
-    @staticmethod
-    def match(S: Tensor, text_mask: Tensor, threshold: float, threshold_is: str) -> Match:
-        """See `atf.match`."""
-        words = text_mask & text_mask.roll(-1, dims=1)
-        return match(S, words, threshold, threshold_is)._replace(text_mask=text_mask)
-
-
 class GatedCrossAttention(CrossAttention):
     """Cross-attention whose head has a gate."""
 
@@ -137,8 +119,6 @@ FUSIONS: dict[str, Callable[[Config], Fusion]] = {
     "FiLM": lambda cfg: of_width(FiLM),
     "without positions": partial(token_fusion, module=WithoutPositions),
     "pooled by mean": partial(token_fusion, module=PooledByMean),
-    "two blocks": partial(token_fusion, module=TwoBlocks),
-    "end token stays": partial(token_fusion, module=EndTokenStays),
     "without residual": partial(token_fusion, module=WithoutResidual),
     "gated": partial(token_fusion, module=Gated),
     "gated cross-attention": partial(_from_sum, module=GatedCrossAttention),
