@@ -153,6 +153,15 @@ class TestMergeOfTokens:
         merged = fuse(V, tokens, torch.ones(1, M, dtype=torch.bool), q, "quantile").match.merged.sum().item()
         assert abs(merged - (1 + (1 - q) * (M - 1))) <= 0.5  # from all M at q = 0 to one at q = 1
 
+    def test_which_half_of_the_words_merges(self):
+        """Word 2 has one patch that stands out; the end token, 3, is like all of them."""
+        S = torch.tensor([[[0.0, 0.9, 0.1, 0.8], [0.0, 0.1, 0.1, 0.8], [0.0, 0.1, 0.7, 0.8]]])
+        mask = torch.tensor([[False, True, True, True]])
+        found = match(S, mask, 0.5, "quantile")
+        assert found.merged[0].nonzero().flatten().tolist() == [1, 3]
+        assert torch.equal(found.text_mask, mask)
+        assert torch.equal(found.score, S.amax(dim=1))
+
     def test_quantile_1_merges_the_best_only(self):
         (_, V), (_, T, mask) = tower_outputs()
         matched = fuse(V, T, mask, 1.0, "quantile").match

@@ -80,9 +80,8 @@ def match_queries(
     """
     image, text = encode(cfg, model.backbone, triplets, split)
     threshold = model.fusion.threshold if threshold is None else threshold
-    return model.fusion.match(
-        atf.similarity(image.tokens, text.tokens), text.mask, threshold, model.fusion.threshold_is
-    )
+    S = atf.similarity(image.tokens, text.tokens)
+    return atf.match(S, text.mask, threshold, model.fusion.threshold_is)
 
 
 def merged_words(cfg: Config, model: Composed, triplets: Sequence[Triplet], split: Split) -> pd.DataFrame:

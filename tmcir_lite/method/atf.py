@@ -178,7 +178,6 @@ class ATF(nn.Module):
     """
 
     Head = Head
-    match = staticmethod(match)
 
     def __init__(
         self, dim: int, num_visual: int, num_text: int, *, threshold: float, threshold_is: str = "quantile",
@@ -207,7 +206,7 @@ class ATF(nn.Module):
             # Towers differ in the length of their tokens: bring all to one scale. Cosines stay as they are.
             V = F.rms_norm(image_tokens.float(), (self.dim,))
             T = F.rms_norm(text_tokens.float(), (self.dim,))
-            matched = self.match(similarity(V, T), text_mask.bool(), self.threshold, self.threshold_is)
+            matched = match(similarity(V, T), text_mask.bool(), self.threshold, self.threshold_is)
             return merge(*self.place(V, T), matched)
 
     def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
