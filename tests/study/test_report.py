@@ -5,7 +5,7 @@ import pytest
 
 from tmcir_lite.io.files import InputError
 from tmcir_lite.study import figures
-from tmcir_lite.study.effects import HOLDS, NEITHER, REVERSE
+from tmcir_lite.study.effects import CHANGES, EFFECTS, HOLDS, NEITHER, REVERSE
 from tmcir_lite.study.plan import load_plan
 from tmcir_lite.study.report import (
     Study,
@@ -63,8 +63,9 @@ def write(tmp_path):
     """Writes the tables, as a study does, and reads them back."""
 
     def written(rows, claims=None, changes=None) -> Study:
-        for name, table in (("study", rows), ("claims", claims), ("changes", changes)):
-            pd.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
+        columns = {"study": None if rows else ["part"], "claims": EFFECTS, "changes": CHANGES}
+        for (name, shown), table in zip(columns.items(), (rows, claims, changes), strict=True):
+            pd.DataFrame(table, columns=shown).to_csv(tmp_path / f"{name}.csv", index=False)
         return load_study(tmp_path)
 
     return written
@@ -84,9 +85,17 @@ def test_absent_tables_say_what_makes_them(tmp_path):
     with pytest.raises(InputError, match="study.csv: no such table; `python -m tmcir_lite study` makes it"):
         load_study(tmp_path)
     for present, absent in (("study", "claims"), ("claims", "changes")):
-        (tmp_path / f"{present}.csv").write_text("part,cell\n")
+        (tmp_path / f"{present}.csv").write_text("part,cell,claim\n")
         with pytest.raises(InputError, match=f"{absent}.csv"):
             load_study(tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["", 'claim\n"half a cell', "\x00\x01\n1,2,3,4\n"])
+def test_a_broken_table_is_one_line_that_names_it(write, tmp_path, broken):
+    whole(write)
+    (tmp_path / "claims.csv").write_text(broken)
+    with pytest.raises(InputError, match="claims.csv: (not readable as a table|has no column)"):
+        load_study(tmp_path)
 
 
 def test_main_table_is_mean_and_spread_over_the_seeds_of_a_layout(write):

@@ -12,6 +12,11 @@ from tmcir_lite.study.plan import MAIN, TUNING, Plan
 HOLDS, REVERSE, NEITHER = "holds here", "the reverse holds here", "no difference shown"
 """What one effect says of a claim."""
 
+_DIFFERENCE = ("layout", "difference", "low", "high", "seeds")
+EFFECTS = ("claim", "effect", "measure", *_DIFFERENCE, "verdict")
+CHANGES = ("part", "cell", "against", *_DIFFERENCE)
+"""The columns of the two tables, also where nothing can be compared yet."""
+
 
 def claims(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
     """A row for each effect that tests a claim, on each layout: the difference, its 95% interval, the verdict.
@@ -20,11 +25,12 @@ def claims(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
         outcomes: a row a cell, seed, layout and query: the rank of its target, its intent measures.
     """
     cells = _by_cell(outcomes)
-    return pd.DataFrame(
+    rows = [
         {"claim": claim.claim, "effect": f"{test[0]} - {test[1]}", "measure": claim.measure, **effect,
          "verdict": judge(effect["low"], effect["high"])}
         for claim in plan.claims for test in claim.tests for effect in _effects(cells, *test, claim.measure)
-    )  # fmt: skip
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=EFFECTS)
 
 
 def changes(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -33,11 +39,12 @@ def changes(plan: Plan, outcomes: pd.DataFrame) -> pd.DataFrame:
     Cells of different worlds have different queries, and are not compared.
     """
     cells, worlds = _by_cell(outcomes), {cell.name: cell.world for cell in plan.cells}
-    return pd.DataFrame(
+    rows = [
         {"part": cell.part, "cell": cell.name, "against": plan.against(cell), **effect}
         for cell in plan.cells if cell.part not in (MAIN, TUNING) and worlds[plan.against(cell)] == cell.world
         for effect in _effects(cells, cell.name, plan.against(cell), "R@1")
-    )  # fmt: skip
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=CHANGES)
 
 
 def judge(low: float, high: float) -> str:

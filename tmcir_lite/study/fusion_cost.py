@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tmcir_lite.io.files import ROOT, InputError, atomic
+from tmcir_lite.io.tables import read_table
 from tmcir_lite.method.atf import ATF, NO_MERGING
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
 from tmcir_lite.run.folder import git_state
@@ -55,11 +56,11 @@ def load_cost(path: Path = COSTS) -> pd.DataFrame:
     """Reads the table that `python -m tmcir_lite.study.fusion_cost` left.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is not there, or is no table of it.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such table; `python -m tmcir_lite.study.fusion_cost` makes it")
-    return pd.read_csv(path, dtype={"commit": str})
+    return read_table(path, ["threshold"])
 
 
 def _queries(dim: int, visual: int) -> Query:

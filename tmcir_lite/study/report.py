@@ -9,7 +9,8 @@ import pandas as pd
 
 from tmcir_lite.evaluation.intent import MEASURES
 from tmcir_lite.io.files import ROOT, InputError
-from tmcir_lite.study.effects import HOLDS, NEITHER, REVERSE
+from tmcir_lite.io.tables import read_table
+from tmcir_lite.study.effects import CHANGES, EFFECTS, HOLDS, NEITHER, REVERSE
 from tmcir_lite.study.plan import CHOICES, PLAN, Plan, load_plan
 
 RESULTS = ROOT / "data" / "results"
@@ -20,8 +21,6 @@ _POINTING = {"pointing": "naming words whose best patch is on the thing", "namin
              "others merged": "other words that merge"}  # fmt: skip
 _FACTS = ("data", "heldout", "protocol", "queries", "gallery", "device", "commit", "dirty", "merged", "tokens",
           *_POINTING)  # fmt: skip
-_EFFECTS = ("claim", "effect", "measure", "layout", "difference", "low", "high", "seeds", "verdict")
-_CHANGES = ("part", "cell", "against", "layout", "difference", "low", "high", "seeds")
 _UNTESTABLE = tuple(f"The numbers published on {dataset} can be reached" for dataset in ("Fashion-IQ", "CIRR"))
 _SMALLER = (
     "**Smaller than a run.** A name without a number means {triplets:,} triplets to learn from and two epochs: its "
@@ -86,12 +85,12 @@ def load_study(folder: Path = RESULTS, plan: Path = PLAN) -> Study:
     """Reads `study.csv`, `claims.csv`, `changes.csv` and, of scenes, `kinds.csv` of a study that followed `plan`.
 
     Raises:
-        InputError: one of them is not there.
+        InputError: one of them is not there, or is no table.
     """
     rows = _read(folder / "study.csv", ("part", "cell", "x", "seed", "layout", *_SHOWN, *_FACTS))
-    effects, changed = _read(folder / "claims.csv", _EFFECTS), _read(folder / "changes.csv", _CHANGES)
+    effects, changed = _read(folder / "claims.csv", EFFECTS), _read(folder / "changes.csv", CHANGES)
     of_kinds, laid_down = folder / "kinds.csv", load_plan(plan)
-    kinds = _read(of_kinds, ()).set_index("cell") if of_kinds.is_file() else pd.DataFrame()
+    kinds = _read(of_kinds, ("cell",)).set_index("cell") if of_kinds.is_file() else pd.DataFrame()
     order = [cell.name for cell in laid_down.cells if cell.name in kinds.index]
     return Study(rows, effects, changed, kinds.reindex(order), laid_down)
 
@@ -99,10 +98,7 @@ def load_study(folder: Path = RESULTS, plan: Path = PLAN) -> Study:
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: no such table; `python -m tmcir_lite study` makes it")
-    try:
-        table = pd.read_csv(path, dtype={"commit": str})  # one of digits only is no number
-    except pd.errors.EmptyDataError:  # no claim has both of its cells yet
-        table = pd.DataFrame()
+    table = read_table(path, columns[:1])
     return table.reindex(columns=[*table.columns, *(name for name in columns if name not in table)])
 
 

@@ -115,7 +115,7 @@ def collect(plan: Plan, profile: str, overrides: Sequence[str], out: Path) -> pd
             row = read_table(path, ["seed"])
             rows.append(row.assign(data=dataset))
             if path.with_name("outcomes.csv").is_file():
-                each = pd.read_csv(path.with_name("outcomes.csv"))
+                each = read_table(path.with_name("outcomes.csv"), ["rank"])
                 outcomes.append(each.assign(cell=cell.name, seed=row["seed"].iloc[0]))
     table, answered = _added(rows, out / "study.csv"), _added(outcomes, out / "outcomes.csv.gz")
     tables = {"study.csv": table, "outcomes.csv.gz": answered, "claims.csv": claims(plan, answered),
