@@ -63,7 +63,7 @@ def write(tmp_path):
     """Writes the tables, as a study does, and reads them back."""
 
     def written(rows, claims=None, changes=None) -> Study:
-        columns = {"study": None if rows else ["part"], "claims": EFFECTS, "changes": CHANGES}
+        columns = {"study": None if rows else ["part", "cell", "seed"], "claims": EFFECTS, "changes": CHANGES}
         for (name, shown), table in zip(columns.items(), (rows, claims, changes), strict=True):
             pd.DataFrame(table, columns=shown).to_csv(tmp_path / f"{name}.csv", index=False)
         return load_study(tmp_path)
@@ -84,8 +84,8 @@ def said_in(figure):
 def test_absent_tables_say_what_makes_them(tmp_path):
     with pytest.raises(InputError, match="study.csv: no such table; `python -m tmcir_lite study` makes it"):
         load_study(tmp_path)
-    for present, absent in (("study", "claims"), ("claims", "changes")):
-        (tmp_path / f"{present}.csv").write_text("part,cell,claim\n")
+    for present, absent, columns in (("study", "claims", ["part", "cell", "seed"]), ("claims", "changes", EFFECTS)):
+        pd.DataFrame(columns=columns).to_csv(tmp_path / f"{present}.csv", index=False)
         with pytest.raises(InputError, match=f"{absent}.csv"):
             load_study(tmp_path)
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from tmcir_lite.io.files import ROOT, InputError, atomic
+from tmcir_lite.io.files import ROOT, atomic
 from tmcir_lite.io.tables import read_table
 from tmcir_lite.method.atf import ATF, NO_MERGING
 from tmcir_lite.method.encoders import ImageFeatures, TextFeatures
@@ -58,9 +58,7 @@ def load_cost(path: Path = COSTS) -> pd.DataFrame:
     Raises:
         InputError: it is not there, or is no table of it.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such table; `python -m tmcir_lite.study.fusion_cost` makes it")
-    return read_table(path, ["threshold"])
+    return read_table(path, ["threshold"], made_by="python -m tmcir_lite.study.fusion_cost")
 
 
 def _queries(dim: int, visual: int) -> Query:

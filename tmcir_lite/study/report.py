@@ -2,13 +2,14 @@
 
 import collections
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from tmcir_lite.evaluation.intent import MEASURES
-from tmcir_lite.io.files import ROOT, InputError
+from tmcir_lite.io.files import ROOT
 from tmcir_lite.io.tables import read_table
 from tmcir_lite.study.effects import CHANGES, EFFECTS, HOLDS, NEITHER, REVERSE
 from tmcir_lite.study.plan import CHOICES, PLAN, Plan, load_plan
@@ -85,21 +86,16 @@ def load_study(folder: Path = RESULTS, plan: Path = PLAN) -> Study:
     """Reads `study.csv`, `claims.csv`, `changes.csv` and, of scenes, `kinds.csv` of a study that followed `plan`.
 
     Raises:
-        InputError: one of them is not there, or is no table.
+        InputError: one of them is not there, is no table, or lacks a column.
     """
-    rows = _read(folder / "study.csv", ("part", "cell", "x", "seed", "layout", *_SHOWN, *_FACTS))
-    effects, changed = _read(folder / "claims.csv", EFFECTS), _read(folder / "changes.csv", CHANGES)
+    read = partial(read_table, made_by="python -m tmcir_lite study")
+    rows = read(folder / "study.csv", ("part", "cell", "seed"))
+    rows = rows.reindex(columns=[*dict.fromkeys((*rows.columns, "x", "layout", *_SHOWN, *_FACTS))])
+    effects, changed = read(folder / "claims.csv", EFFECTS), read(folder / "changes.csv", CHANGES)
     of_kinds, laid_down = folder / "kinds.csv", load_plan(plan)
-    kinds = _read(of_kinds, ("cell",)).set_index("cell") if of_kinds.is_file() else pd.DataFrame()
+    kinds = read_table(of_kinds, ["cell"]).set_index("cell") if of_kinds.is_file() else pd.DataFrame()
     order = [cell.name for cell in laid_down.cells if cell.name in kinds.index]
     return Study(rows, effects, changed, kinds.reindex(order), laid_down)
-
-
-def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError(f"{path}: no such table; `python -m tmcir_lite study` makes it")
-    table = read_table(path, columns[:1])
-    return table.reindex(columns=[*table.columns, *(name for name in columns if name not in table)])
 
 
 def main_table(study: Study, layout: str) -> pd.DataFrame:
